@@ -1,0 +1,57 @@
+package kv
+
+import "time"
+
+// Every limit of the product has its name and its number here, and is served
+// at GET /v1/limits. Sizes are bytes.
+const (
+	KeyBytesMin   = 1
+	KeyBytesMax   = 4 << 10
+	ValueBytesMax = 4 << 20
+
+	// ContentTypeBytesMax bounds the Content-Type that is stored with a value.
+	ContentTypeBytesMax = 255
+
+	// RawBodyBytesMax and JSONBodyBytesMax bound HTTP request bodies before they
+	// are parsed.
+	RawBodyBytesMax  = ValueBytesMax
+	JSONBodyBytesMax = 16 << 20
+
+	// CommandBytesMax bounds the decoded keys and values of one batch or
+	// transaction, OpsMax the number of operations and guards in it.
+	CommandBytesMax = 8 << 20
+	OpsMax          = 1000
+
+	// EntryBytesMax bounds one Raft log entry; EntryGroupBytesMax bounds the
+	// commands that share an entry, unless there is only one.
+	EntryBytesMax      = CommandBytesMax + 64<<10
+	EntryGroupBytesMax = 1 << 20
+	EntryCommandsMax   = 512
+
+	// EntriesPerAppendMax is the Raft library's MaxAppendEntries. It counts
+	// entries, not bytes, so it is small enough that a frame of the largest
+	// entries stays under FrameBytesMax.
+	EntriesPerAppendMax = 8
+
+	// FrameBytesMax bounds one frame on the peer port, checked before anything
+	// is allocated.
+	FrameBytesMax = EntriesPerAppendMax*EntryBytesMax + 1<<20
+
+	// ScanItemsMax and ScanBytesMax bound one page of a scan.
+	ScanItemsDefault = 100
+	ScanItemsMax     = 10000
+	ScanBytesMax     = 8 << 20
+
+	// TTLMax bounds a time to live: 100 years.
+	TTLMax = 100 * 365 * 24 * time.Hour
+
+	// RequestTimeoutDefault and RequestTimeoutMax bound a request's deadline.
+	RequestTimeoutDefault = 10 * time.Second
+	RequestTimeoutMax     = 60 * time.Second
+
+	// RequestIDWindow is how long a shard remembers a request id and its result.
+	RequestIDWindow = 10 * time.Minute
+
+	// RetentionDefault is how long old versions of a key are kept.
+	RetentionDefault = 10 * time.Minute
+)

@@ -1,0 +1,46 @@
+package raftnode
+
+import (
+	"io"
+
+	"github.com/quorate-db/quorate/kv"
+)
+
+// StateMachine is what a replica applies its log to. Apply, Image and Restore
+// are called from one goroutine at a time; Applied may be called from any.
+type StateMachine interface {
+	// Apply applies entries in order of index, their effects and the new applied
+	// index as one atomic batch, and answers each. Entries at or below the
+	// applied index are skipped with an empty EntryResult. It reads no clock, no
+	// randomness and no network. An error means that the machine's storage has
+	// failed: nothing is known to be applied and the replica must stop. Input
+	// never makes it panic or fail; a bad command is answered as such.
+	Apply(entries []kv.Entry) ([]kv.EntryResult, error)
+
+	// Applied tells how far the machine has come. It must be cheap.
+	Applied() kv.Applied
+
+	// Flush returns when everything applied before the call is on disk. A
+	// machine that lives in memory returns at once.
+	Flush() error
+
+	// Image gives a consistent view of the state for a snapshot. It must be
+	// cheap: no copy. Apply may run while the image is written.
+	Image() (Image, error)
+
+	// Restore replaces the whole state by the image read from r. It is checked
+	// completely before anything becomes visible, durable when Restore returns,
+	// and leaves the old state alone on error. An image at or below the applied
+	// index is refused (DESIGN §9 rule 4).
+	Restore(r io.Reader) error
+}
+
+// Image is a state at one applied index.
+type Image interface {
+	// Applied tells where in the log the image stands.
+	Applied() kv.Applied
+	// WriteTo writes what StateMachine.Restore reads. It may be called once.
+	WriteTo(w io.Writer) (int64, error)
+	// Close releases the image.
+	Close() error
+}
