@@ -70,3 +70,10 @@ type Written struct {
 	Replayed bool
 	Served   Served
 }
+
+// BatchResult is the answer to one operation of a batch. The operations are
+// independent: each has its own outcome. Written counts only if Err is nil.
+type BatchResult struct {
+	Written Written
+	Err     error
+}
