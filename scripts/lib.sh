@@ -1,0 +1,29 @@
+# Shared by the scripts; to be sourced. They all run from the repository's root.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '\n== %s\n' "$*"; }
+
+skipped=()
+skip() {
+  skipped+=("$*")
+  printf 'SKIP %s\n' "$*"
+}
+
+# need_package COMMAND PACKAGE: true if the command is there or could be
+# installed from Debian's packages.
+need_package() {
+  command -v "$1" >/dev/null && return 0
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+  [ -e /tmp/quorate-apt-updated ] || { apt-get update -qq && touch /tmp/quorate-apt-updated; } || return 1
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >/dev/null || return 1
+  command -v "$1" >/dev/null
+}
+
+# tool NAME: the path of a Go tool that tools/go.mod pins.
+tool() {
+  mkdir -p bin/tools
+  [ -x "bin/tools/$1" ] && [ "bin/tools/$1" -nt tools/go.mod ] ||
+    GOBIN="$PWD/bin/tools" go -C tools install tool >&2
+  printf '%s/bin/tools/%s' "$PWD" "$1"
+}

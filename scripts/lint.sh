@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+. "$(dirname "$0")/lib.sh"
+
+say "gofmt"
+bad=$(gofmt -l $(git ls-files -co --exclude-standard '*.go' | grep -v '\.pb\.go$'))
+[ -z "$bad" ] || { printf 'not formatted:\n%s\n' "$bad"; exit 1; }
+
+say "go vet"
+go vet ./...
+go vet -tags 'blackbox docker' ./test/...
+
+say "staticcheck"
+"$(tool staticcheck)" ./...
+"$(tool staticcheck)" -tags 'blackbox docker' ./test/...
+
+say "module files are tidy"
+go mod tidy -diff
