@@ -1,0 +1,147 @@
+package kv
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/quorate-db/quorate/kv/kvpb"
+)
+
+func TestServerIDRoundTrips(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		id := ServerID{
+			Node:        NodeID(rapid.Uint64Range(1, math.MaxUint64).Draw(t, "node")),
+			Shard:       ShardID(rapid.Uint64().Draw(t, "shard")),
+			Incarnation: rapid.Uint64().Draw(t, "incarnation"),
+		}
+		got, err := ParseServerID(id.String())
+		if err != nil || got != id {
+			t.Fatalf("ParseServerID(%q) = %v, %v", id, got, err)
+		}
+	})
+}
+
+func TestParseServerIDRefuses(t *testing.T) {
+	for _, text := range []string{
+		"", "1/2", "1/2/3/4", "0000000000000000/2/3", "g/2/3",
+		"0000000000000001/x/3", "0000000000000001/2/-1", "1/2/3", "0000000000000001/02/3",
+	} {
+		if id, err := ParseServerID(text); err == nil {
+			t.Errorf("ParseServerID(%q) = %v, want an error", text, id)
+		}
+	}
+}
+
+func TestParseVersionRefusesWhatStringNeverWrites(t *testing.T) {
+	for _, text := range []string{"", "0", "00", "01", "+1", "-1", "1.0", " 1", "18446744073709551616"} {
+		if v, err := ParseVersion(text); err == nil {
+			t.Errorf("ParseVersion(%q) = %v, want an error", text, v)
+		}
+	}
+	v := Version(math.MaxUint64)
+	if got, err := ParseVersion(v.String()); err != nil || got != v {
+		t.Errorf("ParseVersion(max) = %v, %v", got, err)
+	}
+}
+
+func TestVersionReadsLikeATime(t *testing.T) {
+	now := time.UnixMilli(1_790_000_000_123)
+	v := VersionAt(now.UnixMilli())
+	if !v.Time().Equal(now) || !(v + 1).Time().Equal(now) {
+		t.Fatalf("version of %v reads %v", now, v.Time())
+	}
+	if VersionAt(now.UnixMilli()+1) <= v {
+		t.Fatal("a later millisecond does not give a larger version")
+	}
+}
+
+func TestEntryRoundTrips(t *testing.T) {
+	stamp := Stamp{Term: 7, Version: 1 << 60, Ceiling: 1<<60 + 5, NowMs: 1234}
+	commands := []EntryCommand{{Data: []byte("a"), Versions: 1}, {Data: []byte{}, Versions: 0}, {Data: []byte("c"), Versions: 9}}
+	data, err := EncodeEntry(stamp, commands)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := DecodeEntry(42, 8, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.Index != 42 || e.Term != 8 || e.Stamp != stamp || len(e.Commands) != 3 || string(e.Commands[2].Data) != "c" || e.Commands[2].Versions != 9 {
+		t.Fatalf("decoded %+v", e)
+	}
+	if !e.Stale() {
+		t.Error("an entry stamped in term 7 and logged in term 8 is not stale")
+	}
+	e.Term = 7
+	if e.Stale() {
+		t.Error("an entry stamped and logged in term 7 is stale")
+	}
+}
+
+func TestDecodeEntryRefusesUnknownFormat(t *testing.T) {
+	for _, format := range []uint32{0, EntryFormat + 1} {
+		data, err := proto.Marshal(&kvpb.LogEntry{Format: format})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := DecodeEntry(1, 1, data); err == nil || !strings.Contains(err.Error(), "format") {
+			t.Errorf("format %d: error %v", format, err)
+		}
+	}
+}
+
+func FuzzDecodeEntry(f *testing.F) {
+	f.Add([]byte{})
+	good, _ := EncodeEntry(Stamp{Term: 1}, []EntryCommand{{Data: []byte("x")}})
+	f.Add(good)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		_, _ = DecodeEntry(1, 1, data) // must not panic
+	})
+}
+
+func TestErrorsCrossTheWire(t *testing.T) {
+	sent := &Error{Code: CodeNotLeader, Outcome: OutcomeNotApplied, Detail: "try the other", Shard: 3, Leader: 9, Version: 11}
+	got := AsError(FromWire(ToWire(fmt.Errorf("wrapped: %w", sent))))
+	if *got != *sent {
+		t.Fatalf("got %+v, want %+v", got, sent)
+	}
+	if FromWire(ToWire(nil)) != nil {
+		t.Fatal("nil did not stay nil")
+	}
+}
+
+func TestUnknownErrorsAreInternalAndUnknown(t *testing.T) {
+	err := errors.New("boom")
+	if CodeOf(err) != CodeInternal || OutcomeOf(err) != OutcomeUnknown {
+		t.Fatalf("code %s, outcome %s", CodeOf(err), OutcomeOf(err))
+	}
+	if CodeOf(nil) != "" || OutcomeOf(nil) != OutcomeNone {
+		t.Fatal("nil has a code or an outcome")
+	}
+}
+
+func TestErrorfKeepsItsCause(t *testing.T) {
+	cause := errors.New("cause")
+	if err := Errorf(CodeTimeout, OutcomeNone, "read: %w", cause); !errors.Is(err, cause) {
+		t.Fatalf("%v does not wrap its cause", err)
+	}
+}
+
+func TestLimitsFitOneAnother(t *testing.T) {
+	if ValueBytesMax+KeyBytesMax > CommandBytesMax {
+		t.Error("the largest put does not fit a command")
+	}
+	if EntriesPerAppendMax*EntryBytesMax >= FrameBytesMax {
+		t.Error("a full AppendEntries does not fit a frame")
+	}
+	if EntryGroupBytesMax > EntryBytesMax {
+		t.Error("a group of commands does not fit an entry")
+	}
+}
