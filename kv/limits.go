@@ -54,4 +54,23 @@ const (
 
 	// RetentionDefault is how long old versions of a key are kept.
 	RetentionDefault = 10 * time.Minute
+
+	// The HTTP edge. HeaderBytesMax bounds request line and headers: a key of
+	// KeyBytesMax takes three times that in a URL, and a scan names several.
+	HeaderBytesMax = 64 << 10
+	// RequestsInFlightMax bounds data requests at one node, ControlInFlightMax
+	// the cluster and health requests beside them, StreamsInFlightMax the scans
+	// that stream their range; BodyBytesInFlightMax the bodies that are held.
+	RequestsInFlightMax  = 2048
+	ControlInFlightMax   = 256
+	StreamsInFlightMax   = 64
+	BodyBytesInFlightMax = 128 << 20
+
+	// IdempotencyKeyBytesMax bounds the Idempotency-Key header.
+	IdempotencyKeyBytesMax = 255
+
+	// QueryRangesMax bounds the ranges of one POST /v1/query; its keys are
+	// bounded by OpsMax and all that it finds by QueryBytesMax.
+	QueryRangesMax = 16
+	QueryBytesMax  = 16 << 20
 )
