@@ -36,6 +36,13 @@ const (
 	MethodAdmin  Method = 67
 )
 
+// frameOverheadMax is what a frame adds to its payload, with room to grow.
+const frameOverheadMax = 64
+
+// PayloadBytesMax bounds a request and an answer. Send refuses a larger request
+// with kv.CodeTooLarge; a larger answer becomes that error with an unknown outcome.
+const PayloadBytesMax = kv.FrameBytesMax - frameOverheadMax
+
 // Class says which connection to a peer carries a method, so that large
 // transfers do not delay heartbeats.
 type Class uint8
