@@ -1,0 +1,116 @@
+package placement
+
+import (
+	"bytes"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/placement/metapb"
+)
+
+// reportDescriptors takes what is news, one by one (P2).
+func (s *State) reportDescriptors(c *metapb.ReportDescriptors) (*State, *metapb.Result) {
+	if len(c.GetReports()) > descriptorReportsMax {
+		return s, refuse(kv.CodeTooLarge, "at most %d descriptors at a time", descriptorReportsMax)
+	}
+	next, accepted := s, uint32(0)
+	for _, r := range c.GetReports() {
+		if changed, ok := next.withDescriptor(r); ok {
+			next = changed
+			accepted++
+		}
+	}
+	return next, &metapb.Result{Accepted: accepted}
+}
+
+// descriptorNews says what a report would change.
+type descriptorNews int
+
+const (
+	newsNone descriptorNews = iota
+	newsReplicas
+	newsRange
+)
+
+// news judges a report against the state.
+func (s *State) news(r *metapb.DescriptorReport) descriptorNews {
+	d := r.GetShard()
+	if !reportable(d) || d.Shard >= s.nextShard || r.ConfigIndex == 0 {
+		return newsNone
+	}
+	known := s.Shard(kv.ShardID(d.Shard))
+	old := known.GetCurrent()
+	switch {
+	case known != nil && d.Generation < old.Generation, r.ConfigIndex < known.GetConfigIndex():
+		return newsNone // a shard's configuration never goes back
+	case known != nil && d.Generation == old.Generation:
+		if !bytes.Equal(d.Start, old.Start) || !bytes.Equal(d.End, old.End) || r.ConfigIndex <= known.ConfigIndex {
+			return newsNone
+		}
+		return newsReplicas
+	case s.segments.news(d.Start, d.End, d.Generation):
+		return newsRange
+	default:
+		return newsNone
+	}
+}
+
+// reportable reports whether a descriptor is whole enough to be stored.
+func reportable(d *kvpb.ShardDescriptor) bool {
+	if d.GetShard() < uint64(kv.FirstDataShard) || !rangeOK(d.Start, d.End) ||
+		len(d.Start) > kv.KeyBytesMax || len(d.End) > kv.KeyBytesMax || len(d.Replicas) > replicasPerShardMax {
+		return false
+	}
+	seen, voters := map[uint64]bool{}, 0
+	for _, r := range d.Replicas {
+		if r.GetNode() == 0 || seen[r.Node] {
+			return false
+		}
+		seen[r.Node] = true
+		if r.Role == kvpb.ReplicaRole_ROLE_VOTER {
+			voters++
+		}
+	}
+	return voters > 0
+}
+
+func (s *State) withDescriptor(r *metapb.DescriptorReport) (*State, bool) {
+	kind := s.news(r)
+	if kind == newsNone {
+		return s, false
+	}
+	record := &metapb.Shard{
+		Current:     proto.CloneOf(r.Shard),
+		ConfigIndex: r.ConfigIndex,
+		State:       metapb.ShardState_SHARD_ACTIVE,
+	}
+	d := record.Current
+	next := *s
+	i, found := s.shardIndex(d.Shard)
+	next.shards = slices.Clone(s.shards)
+	if found {
+		record.Initial = s.shards[i].Initial
+		d.Replicas = orderReplicas(s.shards[i].Current.Replicas, d.Replicas)
+		next.shards[i] = record
+	} else {
+		next.shards = slices.Insert(next.shards, i, record)
+	}
+	if kind == newsRange {
+		next.segments = s.segments.put(d.Start, d.End, kv.ShardID(d.Shard), d.Generation)
+		next.dropUnmapped()
+	}
+	return &next, true
+}
+
+// dropUnmapped forgets the shards that no key belongs to any more: they were
+// merged into another. Their ids stay used (P3). The receiver owns its slices.
+func (s *State) dropUnmapped() {
+	mapped := make(map[kv.ShardID]bool, len(s.segments))
+	for _, e := range s.segments {
+		mapped[e.shard] = true
+	}
+	s.shards = slices.DeleteFunc(s.shards, func(h *metapb.Shard) bool { return !mapped[kv.ShardID(h.Current.Shard)] })
+}
