@@ -1,0 +1,51 @@
+package httpd
+
+import (
+	"unicode/utf8"
+
+	"github.com/quorate-db/quorate/kv"
+)
+
+// getLimits serves every limit that a client can run into.
+func (s *Server) getLimits(x *exchange) error {
+	if err := x.plain(); err != nil {
+		return err
+	}
+	l := &s.opts.Limits
+	return x.reply(map[string]int64{
+		"key_bytes_min":              kv.KeyBytesMin,
+		"key_bytes_max":              kv.KeyBytesMax,
+		"value_bytes_max":            kv.ValueBytesMax,
+		"content_type_bytes_max":     kv.ContentTypeBytesMax,
+		"raw_body_bytes_max":         kv.RawBodyBytesMax,
+		"json_body_bytes_max":        kv.JSONBodyBytesMax,
+		"header_bytes_max":           kv.HeaderBytesMax,
+		"command_bytes_max":          kv.CommandBytesMax,
+		"ops_max":                    kv.OpsMax,
+		"scan_items_default":         kv.ScanItemsDefault,
+		"scan_items_max":             kv.ScanItemsMax,
+		"scan_bytes_max":             kv.ScanBytesMax,
+		"query_ranges_max":           kv.QueryRangesMax,
+		"query_bytes_max":            kv.QueryBytesMax,
+		"condition_tags_max":         tagsMax,
+		"idempotency_key_bytes_max":  kv.IdempotencyKeyBytesMax,
+		"request_id_window_ms":       kv.RequestIDWindow.Milliseconds(),
+		"request_timeout_default_ms": kv.RequestTimeoutDefault.Milliseconds(),
+		"request_timeout_max_ms":     kv.RequestTimeoutMax.Milliseconds(),
+		"retention_default_ms":       kv.RetentionDefault.Milliseconds(),
+		"ttl_max_ms":                 kv.TTLMax.Milliseconds(),
+		"requests_in_flight_max":     int64(l.DataInFlight),
+		"control_in_flight_max":      int64(l.ControlInFlight),
+		"streams_in_flight_max":      int64(l.StreamsInFlight),
+		"body_bytes_in_flight_max":   l.BodyBytesInFlight,
+	})
+}
+
+// textOrBytes gives bytes as text if they are, as themselves if not.
+func textOrBytes(b []byte) (text *string, other []byte) {
+	if !utf8.Valid(b) {
+		return nil, b
+	}
+	s := string(b)
+	return &s, nil
+}

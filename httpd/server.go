@@ -1,0 +1,193 @@
+package httpd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/mux"
+
+	"github.com/quorate-db/quorate/kv"
+)
+
+// Options are what a Server is made of. Data, Cluster and Health are required.
+type Options struct {
+	Data    Data
+	Cluster Cluster
+	Health  Health
+	Metrics http.Handler // nil: /metrics is 404
+	Hooks   Hooks
+	Logger  *slog.Logger // nil: logs are dropped
+	Release string       // the version of the binary
+	Self    kv.NodeID
+
+	// Now is the clock that dates request ids; nil: time.Now.
+	Now func() time.Time
+
+	// DrainDelay is how long Shutdown goes on serving with /readyz false, so that
+	// load balancers notice before connections are refused.
+	DrainDelay time.Duration
+
+	Limits Limits
+}
+
+// Limits bounds what one node takes on; a zero means the number in kv.
+type Limits struct {
+	DataInFlight      int           // requests
+	ControlInFlight   int           // requests
+	StreamsInFlight   int           // streaming scans
+	BodyBytesInFlight int64         // request bodies held
+	HeaderTimeout     time.Duration // for request line and headers; 10 s
+	IdleTimeout       time.Duration // of a connection between requests; 2 min
+}
+
+const (
+	headerTimeoutDefault = 10 * time.Second
+	idleTimeoutDefault   = 2 * time.Minute
+	// A request's own deadline is shorter; these end what escapes it.
+	readTimeout  = kv.RequestTimeoutMax + 5*time.Second
+	writeTimeout = kv.RequestTimeoutMax + 15*time.Second
+)
+
+// Server is the HTTP edge of one node.
+type Server struct {
+	opts    Options
+	log     *slog.Logger
+	mux     *mux.Router
+	http    *http.Server
+	origin  *http.CrossOriginProtection
+	self    []string // this node's id as a header value
+	openapi []byte
+
+	data, control, streams budget
+	bodies                 byteBudget
+	pool                   sync.Pool // *exchange
+
+	draining  atomic.Bool
+	drain     chan struct{} // closed when draining begins
+	drainOnce sync.Once
+}
+
+// New makes a Server that does not listen yet.
+func New(opts Options) *Server {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	l := &opts.Limits
+	setDefault(&l.DataInFlight, kv.RequestsInFlightMax)
+	setDefault(&l.ControlInFlight, kv.ControlInFlightMax)
+	setDefault(&l.StreamsInFlight, kv.StreamsInFlightMax)
+	setDefault(&l.BodyBytesInFlight, kv.BodyBytesInFlightMax)
+	setDefault(&l.HeaderTimeout, headerTimeoutDefault)
+	setDefault(&l.IdleTimeout, idleTimeoutDefault)
+	s := &Server{
+		opts:    opts,
+		log:     opts.Logger,
+		origin:  http.NewCrossOriginProtection(),
+		self:    []string{opts.Self.String()},
+		openapi: openAPIDocument(),
+		data:    budget{max: int64(l.DataInFlight)},
+		control: budget{max: int64(l.ControlInFlight)},
+		streams: budget{max: int64(l.StreamsInFlight)},
+		bodies:  byteBudget{max: l.BodyBytesInFlight},
+		drain:   make(chan struct{}),
+	}
+	s.pool.New = func() any { return &exchange{s: s} }
+	s.mux = s.routes()
+	s.http = &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: l.HeaderTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       l.IdleTimeout,
+		MaxHeaderBytes:    kv.HeaderBytesMax,
+		ErrorLog:          slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+func setDefault[T comparable](v *T, fallback T) {
+	var zero T
+	if *v == zero {
+		*v = fallback
+	}
+}
+
+// Handler gives the handler of all routes, for servers of one's own.
+func (s *Server) Handler() http.Handler { return s }
+
+// Serve answers on a listener until Shutdown, then returns nil. It may be
+// called for several listeners.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve http on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// Shutdown says so at /readyz, waits Options.DrainDelay, ends streams, refuses
+// new connections, and returns when every request in flight was answered; when
+// ctx is done it closes what is left and returns the context's error.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.draining.Store(true)
+	if d := s.opts.DrainDelay; d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		}
+	}
+	s.drainOnce.Do(func() { close(s.drain) })
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(err, s.http.Close())
+	}
+	return err
+}
+
+// InFlight tells how many requests of each kind are being served.
+func (s *Server) InFlight() (data, control, streams int) {
+	return int(s.data.n.Load()), int(s.control.n.Load()), int(s.streams.n.Load())
+}
+
+// budget bounds how many requests run at once.
+type budget struct {
+	n   atomic.Int64
+	max int64
+}
+
+func (b *budget) enter() bool {
+	if b.n.Add(1) > b.max {
+		b.n.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (b *budget) leave() { b.n.Add(-1) }
+
+// byteBudget bounds bytes that are held.
+type byteBudget struct {
+	n   atomic.Int64
+	max int64
+}
+
+func (b *byteBudget) take(bytes int64) bool {
+	if b.n.Add(bytes) > b.max {
+		b.n.Add(-bytes)
+		return false
+	}
+	return true
+}
+
+func (b *byteBudget) give(bytes int64) { b.n.Add(-bytes) }
