@@ -167,6 +167,7 @@ func (n *Network) Up(id kv.NodeID) {
 	defer n.mu.Unlock()
 	if nd := n.nodes[id]; nd != nil && nd.state == stateDown {
 		nd.state, nd.silent = stateUp, false
+		n.returnedLocked(id)
 	}
 }
 

@@ -100,6 +100,7 @@ func (nd *Node) Start() error {
 	}
 	nd.state = stateUp
 	n.nodes[nd.id] = nd
+	n.returnedLocked(nd.id)
 	return nil
 }
 
@@ -340,6 +341,13 @@ func (nd *Node) alarmLocked(gone kv.NodeID) {
 			f(gone)
 		}
 	})
+}
+
+// returnedLocked: if the node goes again, that is news to the others.
+func (n *Network) returnedLocked(id kv.NodeID) {
+	for _, nd := range n.nodes {
+		delete(nd.alarmed, id)
+	}
 }
 
 // goneLocked: whoever asks is told at once that no process is there.

@@ -55,6 +55,22 @@ const (
 	classCount
 )
 
+// String gives the name that logs and metrics use.
+func (c Class) String() string {
+	switch c {
+	case ClassRaft:
+		return "raft"
+	case ClassData:
+		return "data"
+	case ClassControl:
+		return "control"
+	case ClassBulk:
+		return "bulk"
+	default:
+		return "unknown"
+	}
+}
+
 // ClassOf gives the class of a method.
 func ClassOf(m Method) Class {
 	switch {

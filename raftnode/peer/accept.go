@@ -1,0 +1,216 @@
+package peer
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/quorate-db/quorate/kv"
+)
+
+// refusalLogsMax is how many refused handshakes are logged per second.
+const refusalLogsMax = 10
+
+// door counts who comes in.
+type door struct {
+	mu       sync.Mutex
+	inside   int // connections accepted and not ended
+	greeting int // of which still greet
+	newest   map[linkKey]*inConn
+
+	logSecond int64
+	logged    int
+}
+
+// admit takes a new connection in, if there is room.
+func (d *door) admit(l *Limits) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.inside >= l.Incoming || d.greeting >= l.Handshakes {
+		return false
+	}
+	d.inside++
+	d.greeting++
+	return true
+}
+
+func (d *door) greeted() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.greeting--
+}
+
+// enter makes c the connection of its peer and class, and gives the one that it
+// replaces: a node has one, so the older is dead or dying.
+func (d *door) enter(c *inConn) *inConn {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.newest == nil {
+		d.newest = make(map[linkKey]*inConn)
+	}
+	key := linkKey{c.peer, c.wire.class}
+	old := d.newest[key]
+	d.newest[key] = c
+	return old
+}
+
+func (d *door) leave(c *inConn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.inside--
+	if c == nil {
+		return
+	}
+	if key := (linkKey{c.peer, c.wire.class}); d.newest[key] == c {
+		delete(d.newest, key)
+	}
+}
+
+// mayLog bounds the log lines that strangers can cause.
+func (d *door) mayLog() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if now := time.Now().Unix(); now != d.logSecond {
+		d.logSecond, d.logged = now, 0
+	}
+	d.logged++
+	return d.logged <= refusalLogsMax
+}
+
+// accept takes connections in until the listener closes.
+func (t *TCP) accept() {
+	pause := time.Duration(0)
+	for {
+		conn, err := t.listener.Accept()
+		if err == nil {
+			pause = 0
+			t.receive(conn)
+			continue
+		}
+		if t.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		// Out of file descriptors, most likely: they come back.
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		t.log.Error("accept failed", "err", err, "retry_in", pause)
+		timer := time.NewTimer(pause)
+		select {
+		case <-t.ctx.Done():
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+}
+
+// receive gives a new connection its goroutine.
+func (t *TCP) receive(conn net.Conn) {
+	if !t.door.admit(&t.opts.Limits) {
+		t.refused(conn, "limit", errors.New("too many connections"))
+		_ = conn.Close()
+		return
+	}
+	if !t.spawn(func() { t.welcome(conn) }) {
+		t.door.greeted()
+		t.door.leave(nil)
+		_ = conn.Close()
+	}
+}
+
+func (t *TCP) refused(conn net.Conn, reason string, err error) {
+	t.opts.Hooks.Refused(reason)
+	if t.door.mayLog() {
+		t.log.Warn("refused a connection", "address", conn.RemoteAddr(), "reason", reason, "err", err)
+	}
+}
+
+// welcome greets whoever dialled and serves it until the connection ends.
+func (t *TCP) welcome(conn net.Conn) {
+	release := t.closeWith(t.ctx, conn)
+	w := newWire(conn, &t.opts.Hooks, t.opts.Timing.Linger, t.clock)
+	hello, version, err := t.greetBack(w)
+	t.door.greeted()
+	if err != nil {
+		release()
+		if t.ctx.Err() == nil {
+			reason := "malformed"
+			if no := (*refusalError)(nil); errors.As(err, &no) {
+				reason = no.reason.String()
+			}
+			t.refused(conn, reason, err)
+		}
+		_ = conn.Close()
+		t.door.leave(nil)
+		return
+	}
+	c := newInConn(t, w, hello)
+	t.ins.add(c)
+	release()
+	if t.ctx.Err() != nil {
+		_ = conn.Close() // it may have been closed already
+	}
+	if !hello.byAddress {
+		if old := t.door.enter(c); old != nil {
+			old.wire.close(closeReplaced, errRetired)
+		}
+	}
+	t.log.Debug("accepted", "peer", hello.self, "class", hello.class, "protocol", version, "address", conn.RemoteAddr())
+	info := infoOf(hello, true)
+	t.met(info)
+	err = c.serve()
+	t.opts.Hooks.Closed(hello.class, true, err)
+	t.ins.remove(c)
+	t.door.leave(c)
+	if errors.Is(err, errMalformed) {
+		t.refused(conn, "malformed", err)
+	}
+	if !hello.byAddress && c.member.Load() {
+		t.judgeEnd(c.peer, true, err)
+	}
+}
+
+// greetBack reads a hello and answers it.
+func (t *TCP) greetBack(w *wire) (*greeting, uint16, error) {
+	_ = w.conn.SetDeadline(time.Now().Add(t.opts.Timing.Handshake))
+	hello, err := readHello(w.in)
+	if err != nil {
+		return nil, 0, err
+	}
+	cluster := t.opts.ClusterID()
+	version, no := judgeHello(hello, t.opts.Self, cluster)
+	answer := t.greeting(greetWelcome, cluster)
+	answer.expected = hello.self
+	answer.class = hello.class
+	if no != nil {
+		answer.kind, answer.refusal, answer.text = greetRefusal, no.reason, no.text
+	} else {
+		answer.versionMin, answer.versionMax = version, version
+	}
+	if _, err := w.conn.Write(appendGreeting(nil, answer)); err != nil {
+		return nil, 0, err
+	}
+	if no != nil {
+		return nil, 0, no
+	}
+	return hello, version, w.conn.SetDeadline(time.Time{})
+}
+
+// member reports whether a dialler that greeted with a cluster is known to be a
+// member of ours. Once it is, it stays so.
+func (c *inConn) isMember() bool {
+	if c.member.Load() {
+		return true
+	}
+	if !fellows(c.cluster, c.tcp.opts.ClusterID()) {
+		return false
+	}
+	c.member.Store(true)
+	return true
+}
+
+// refuse answers a request that its sender may not make.
+func (c *inConn) refuse(m Method) error {
+	return kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied,
+		"node %s is not known to be of the same cluster as node %s: method %d refused", c.peer, c.tcp.opts.Self, m)
+}
