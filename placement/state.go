@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 
-	"google.golang.org/protobuf/proto"
-
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
 	"github.com/quorate-db/quorate/placement/metapb"
@@ -176,12 +174,6 @@ func replicaOf(d *kvpb.ShardDescriptor, node uint64) *kvpb.ReplicaDescriptor {
 		}
 	}
 	return nil
-}
-
-// sameReplicas reports whether two descriptors have the same replicas in the
-// same order.
-func sameReplicas(a, b *kvpb.ShardDescriptor) bool {
-	return slices.EqualFunc(a.GetReplicas(), b.GetReplicas(), func(x, y *kvpb.ReplicaDescriptor) bool { return proto.Equal(x, y) })
 }
 
 // orderReplicas puts replicas in the order that old has them, so that the first

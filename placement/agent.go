@@ -1,0 +1,302 @@
+package placement
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/placement/metapb"
+)
+
+// agent is a node's side of the control plane.
+type agent struct {
+	opts     Options
+	self     kv.NodeID
+	machine  *Machine
+	identity Identity
+	meta     Meta
+	replicas Replicas
+	peers    Peers
+	tracker  *tracker
+	workers  *workers
+	now      func() time.Time
+	log      *slog.Logger
+
+	introductions introductions
+	once          *onceLog // of enter, then of speak
+	// registered: the leader has recorded this node as it is. Of enter, then of speak.
+	registered bool
+	hint       kv.NodeID // who was last said to lead the meta shard. Of speak.
+}
+
+// follow keeps what this node hosts in step with the meta state: it learns
+// addresses and creates the replicas that are assigned to it.
+func (a *agent) follow(ctx context.Context) {
+	once := newOnceLog(a.log)
+	ticker := time.NewTicker(a.opts.Tuning.Tick)
+	defer ticker.Stop()
+	var learned *State
+	for {
+		changed := a.machine.Changed()
+		state := a.machine.State()
+		if state != learned {
+			a.learnState(state)
+			learned = state
+		}
+		pending := a.createAssigned(ctx, state, once)
+		var retry <-chan time.Time
+		if pending {
+			retry = ticker.C
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-retry:
+		}
+	}
+}
+
+func (a *agent) learnState(state *State) {
+	addresses := map[kv.NodeID]string{}
+	for _, n := range state.Members() {
+		if kv.NodeID(n.Id) != a.self {
+			addresses[kv.NodeID(n.Id)] = n.PeerAddress
+		}
+	}
+	a.opts.LearnAddresses(addresses)
+}
+
+// createAssigned creates the replicas of initial shards that are this node's and
+// reports whether some could not be.
+func (a *agent) createAssigned(ctx context.Context, state *State, once *onceLog) (pending bool) {
+	for _, h := range state.Shards() {
+		spec, ok := assignment(h, a.self)
+		if !ok || a.replicas.Known(spec.ID) {
+			continue
+		}
+		stepCtx, cancel := context.WithTimeout(ctx, a.opts.Tuning.StepTimeout)
+		err := a.replicas.Create(stepCtx, spec)
+		cancel()
+		if ctx.Err() != nil {
+			return true
+		}
+		subject := "cannot create the replica of shard " + spec.ID.Shard.String()
+		if err != nil {
+			pending = true
+			once.say(subject, err.Error())
+			continue
+		}
+		once.forget(subject)
+		a.log.Info("created a replica", "shard", uint64(spec.ID.Shard), "members", len(spec.Members))
+	}
+	return pending
+}
+
+// assignment gives the replica that node has to hold of an initial shard (P4).
+// It does not depend on the node beyond its own id, so every initial member
+// starts with the same configuration.
+func assignment(h *metapb.Shard, node kv.NodeID) (ReplicaSpec, bool) {
+	mine := replicaOf(h.Initial, uint64(node))
+	still := replicaOf(h.Current, uint64(node))
+	if mine == nil || still == nil || mine.Incarnation != still.Incarnation {
+		return ReplicaSpec{}, false
+	}
+	shard := kv.ShardID(h.Initial.Shard)
+	spec := ReplicaSpec{
+		ID:         kv.ServerID{Node: node, Shard: shard, Incarnation: mine.Incarnation},
+		Descriptor: proto.CloneOf(h.Initial),
+	}
+	for _, r := range h.Initial.Replicas {
+		id := kv.ServerID{Node: kv.NodeID(r.Node), Shard: shard, Incarnation: r.Incarnation}
+		spec.Members = append(spec.Members, kv.Member{ID: id, Voter: r.Role == kvpb.ReplicaRole_ROLE_VOTER})
+	}
+	return spec, true
+}
+
+// speak registers with the meta leader and reports to it, once per
+// Tuning.ReportEvery. It returns only with a fatal error or the context's.
+func (a *agent) speak(ctx context.Context) error {
+	ticker := time.NewTicker(a.opts.Tuning.ReportEvery)
+	defer ticker.Stop()
+	for {
+		if err := a.speakOnce(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
+}
+
+func (a *agent) speakOnce(ctx context.Context) error {
+	// A record that differs means that the node came back with another address or
+	// name, and that this was not recorded yet or something older was replayed.
+	if n := a.machine.State().Node(a.self); n != nil && !sameNode(n, a.record()) {
+		a.registered = false
+	}
+	if !a.registered {
+		regCtx, cancel := context.WithTimeout(ctx, joinTimeout)
+		_, err := a.register(regCtx, a.identity.ClusterID())
+		cancel()
+		var fatal *fatalError
+		switch {
+		case errors.As(err, &fatal):
+			return fatal
+		case err != nil:
+			a.once.say("not registered with the meta leader yet", err.Error())
+		default:
+			a.registered = true
+		}
+	}
+	if err := a.report(ctx); err != nil && ctx.Err() == nil {
+		a.once.say("cannot report to the meta leader", err.Error())
+	} else {
+		a.once.forget("cannot report to the meta leader")
+	}
+	return nil
+}
+
+// report gives this node's report to the meta leader.
+func (a *agent) report(ctx context.Context) error {
+	report := a.ownReport()
+	if a.meta.IsLeader() {
+		a.tracker.setLeading(true, a.now())
+		a.tracker.take(report, a.now())
+		return nil
+	}
+	leader := cmp.Or(a.meta.Leader(), a.hint)
+	if leader == 0 || leader == a.self {
+		return errors.New("the meta shard has no leader that is known here")
+	}
+	req, err := proto.Marshal(report)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.opts.Tuning.ReportEvery)
+	defer cancel()
+	resp, err := a.peers.Call(ctx, leader, MethodReport, req)
+	if err != nil {
+		a.hint = 0
+		return err
+	}
+	var answer metapb.ReportAnswer
+	if err := proto.Unmarshal(resp, &answer); err != nil {
+		return err
+	}
+	a.hint = kv.NodeID(answer.Leader)
+	if !answer.Accepted && a.hint == leader {
+		a.registered = false // it leads, and does not know this node
+	}
+	return nil
+}
+
+// ownReport says how this node and its replicas are.
+func (a *agent) ownReport() *metapb.NodeReport {
+	out := &metapb.NodeReport{Node: uint64(a.self)}
+	if a.opts.Disk != nil {
+		out.DiskBytes, out.DiskFreeBytes = a.opts.Disk()
+	}
+	for _, s := range a.replicas.States() {
+		st := s.Status
+		r := &metapb.ReplicaReport{
+			Shard: uint64(st.ID.Shard), Incarnation: st.ID.Incarnation, Role: string(st.Role), Term: st.Term,
+			Leader: uint64(st.Leader), LeaderReady: st.LeaderReady, CommitIndex: st.CommitIndex, AppliedIndex: st.AppliedIndex,
+			Failure: st.Failure, Bytes: s.Bytes, Keys: s.Keys,
+		}
+		if st.LeaderReady && st.ID.Shard != kv.MetaShard {
+			r.Leads = descriptorReport(s)
+		}
+		out.Replicas = append(out.Replicas, r)
+	}
+	slices.SortFunc(out.Replicas, func(a, b *metapb.ReplicaReport) int { return cmp.Compare(a.Shard, b.Shard) })
+	return out
+}
+
+// descriptorReport says what a led shard is: its range as its machine has it, its
+// replicas as its Raft configuration has them. Nil if either is not known.
+func descriptorReport(s ReplicaState) *metapb.DescriptorReport {
+	if s.Descriptor == nil || len(s.Status.Members) == 0 || s.ConfigIndex == 0 {
+		return nil
+	}
+	d := &kvpb.ShardDescriptor{
+		Shard: s.Descriptor.Shard, Generation: s.Descriptor.Generation, Start: s.Descriptor.Start, End: s.Descriptor.End,
+	}
+	for _, m := range s.Status.Members {
+		role := kvpb.ReplicaRole_ROLE_NONVOTER
+		if m.Voter {
+			role = kvpb.ReplicaRole_ROLE_VOTER
+		}
+		d.Replicas = append(d.Replicas, &kvpb.ReplicaDescriptor{Node: uint64(m.ID.Node), Incarnation: m.ID.Incarnation, Role: role})
+	}
+	return &metapb.DescriptorReport{Shard: d, ConfigIndex: s.ConfigIndex}
+}
+
+// onReport takes a report if this node leads the meta shard, else names who does.
+func (a *agent) onReport(from kv.NodeID, req []byte, reply func([]byte, error)) {
+	report := &metapb.NodeReport{}
+	if err := proto.Unmarshal(req, report); err != nil || report.Node != uint64(from) {
+		reply(nil, kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "not a report of node %s", from))
+		return
+	}
+	answer := &metapb.ReportAnswer{Leader: uint64(a.meta.Leader())}
+	if a.meta.IsLeader() {
+		answer.Leader = uint64(a.self)
+		n := a.machine.State().Node(from)
+		if n != nil && n.State != metapb.NodeState_NODE_REMOVED {
+			a.tracker.setLeading(true, a.now())
+			a.tracker.take(report, a.now())
+			answer.Accepted = true
+		}
+	}
+	reply(proto.Marshal(answer))
+}
+
+// onAdmin does what another node asks on behalf of the control plane.
+func (a *agent) onAdmin(_ kv.NodeID, req []byte, reply func([]byte, error)) {
+	a.workers.serve(a.opts.Tuning.StepTimeout, reply, func(ctx context.Context) ([]byte, error) {
+		var in metapb.AdminRequest
+		if err := proto.Unmarshal(req, &in); err != nil {
+			return nil, kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "not an admin request: %w", err)
+		}
+		switch body := in.Body.(type) {
+		case *metapb.AdminRequest_Summary:
+			summary, err := a.summary()
+			if err != nil {
+				return nil, err
+			}
+			return proto.Marshal(&metapb.AdminAnswer{Summary: summary})
+		case *metapb.AdminRequest_Transfer:
+			return nil, a.replicas.Transfer(ctx, kv.ShardID(body.Transfer.GetShard()), kv.NodeID(body.Transfer.GetTo()))
+		default:
+			return nil, kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "an admin request that this release does not know")
+		}
+	})
+}
+
+// summary gives what this node, as the meta leader, has heard.
+func (a *agent) summary() (*metapb.Summary, error) {
+	health, _, ok := a.tracker.view(a.machine.State(), a.now())
+	if !ok || !a.meta.IsLeader() {
+		return nil, &kv.Error{Code: kv.CodeNotLeader, Shard: kv.MetaShard, Leader: a.meta.Leader()}
+	}
+	out := &metapb.Summary{}
+	for node, h := range health {
+		n := &metapb.NodeHealth{Node: uint64(node), Alive: h.Liveness != Dead, Report: h.Report}
+		if !h.LastSeen.IsZero() {
+			n.LastSeenMs = h.LastSeen.UnixMilli()
+		}
+		out.Nodes = append(out.Nodes, n)
+	}
+	slices.SortFunc(out.Nodes, func(a, b *metapb.NodeHealth) int { return cmp.Compare(a.Node, b.Node) })
+	return out, nil
+}
