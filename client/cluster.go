@@ -32,6 +32,7 @@ type Node struct {
 type Replica struct {
 	Node         string  `json:"node"`
 	Incarnation  uint64  `json:"incarnation"`
+	Voter        bool    `json:"voter"`
 	Role         kv.Role `json:"role,omitempty"` // "" = not reported
 	AppliedIndex uint64  `json:"applied_index"`
 	Failure      string  `json:"failure,omitempty"`

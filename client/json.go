@@ -37,21 +37,6 @@ func (d *decimal) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// truth is a boolean, or a count of which more than none is true.
-type truth bool
-
-// UnmarshalJSON reads true, false, 0, 1 and null.
-func (t *truth) UnmarshalJSON(b []byte) error {
-	switch s := strings.Trim(string(b), `"`); s {
-	case "true", "1":
-		*t = true
-	case "false", "0", "null", "":
-	default:
-		return fmt.Errorf("%q is not a truth value", s)
-	}
-	return nil
-}
-
 // instant is a point in time in RFC 3339, or milliseconds since the Unix epoch.
 type instant time.Time
 

@@ -145,34 +145,28 @@ func (c *Client) Delete(ctx context.Context, key string, o DeleteOptions) (Delet
 	})
 }
 
-// DeletePrefix removes all keys with a prefix, not atomically. The empty prefix
-// removes every key that there is.
+// DeletePrefix removes all keys with a prefix, not atomically. The empty prefix is
+// refused by the server: DeleteAll says so in words.
 func (c *Client) DeletePrefix(ctx context.Context, prefix string) (DeleteResult, error) {
 	var q queryString
-	if prefix == "" {
-		q.add("all", "true")
-	} else {
-		q.add("prefix", prefix)
-	}
+	q.add("prefix", prefix)
 	return c.delete(ctx, request{method: http.MethodDelete, target: "/v1/kv?" + q.String()})
 }
 
 // DeleteRange removes the keys in [start, end), not atomically; an empty end
-// has no bound.
+// has no bound. A range without any bound is refused.
 func (c *Client) DeleteRange(ctx context.Context, start, end string) (DeleteResult, error) {
 	var q queryString
-	switch {
-	case start == "" && end == "":
-		q.add("all", "true")
-	case start == "":
-		q.add("end", end)
-	case end == "":
-		q.add("start", start)
-	default:
-		q.add("start", start)
+	q.add("start", start)
+	if end != "" {
 		q.add("end", end)
 	}
 	return c.delete(ctx, request{method: http.MethodDelete, target: "/v1/kv?" + q.String()})
+}
+
+// DeleteAll removes every key that there is, not atomically.
+func (c *Client) DeleteAll(ctx context.Context) (DeleteResult, error) {
+	return c.delete(ctx, request{method: http.MethodDelete, target: "/v1/kv?all=true"})
 }
 
 func (c *Client) delete(ctx context.Context, req request) (DeleteResult, error) {

@@ -88,7 +88,8 @@ func (r *routes) observe(ep *endpoint, resp *response, err error, now time.Time)
 	}
 	for i := range t.leaders {
 		if t.leaders[i].ep == ep {
-			if t.leaders[i].node != resp.servedBy {
+			// A request over several shards names all that served it.
+			if !strings.Contains(resp.servedBy, t.leaders[i].node) {
 				r.refresh(now)
 			}
 			return

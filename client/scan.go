@@ -169,7 +169,7 @@ func (c *Client) Query(ctx context.Context, q Query) (QueryResult, error) {
 	}
 	out := QueryResult{Gets: make([]*Item, len(body.Gets))}
 	for i := range body.Gets {
-		if g := &body.Gets[i]; g.Found == nil || *g.Found {
+		if g := &body.Gets[i]; g.Found {
 			item := g.item()
 			out.Gets[i] = &item
 		}
@@ -190,7 +190,8 @@ type wireRange struct {
 	Limit     int     `json:"limit,omitempty"`
 	Reverse   bool    `json:"reverse,omitempty"`
 	KeysOnly  bool    `json:"keys_only,omitempty"`
-	Delimiter string  `json:"delimiter,omitempty"`
+	Delim     *string `json:"delimiter,omitempty"`
+	DelimB64  []byte  `json:"delimiter_b64,omitempty"`
 }
 
 type wireKey struct {
@@ -229,7 +230,7 @@ func (q *Query) wire() wireQuery {
 }
 
 func (r *Range) wire() wireRange {
-	w := wireRange{Limit: r.pageItems(), Reverse: r.Reverse, KeysOnly: r.KeysOnly, Delimiter: r.Delimiter}
+	w := wireRange{Limit: r.pageItems(), Reverse: r.Reverse, KeysOnly: r.KeysOnly}
 	set := func(text **string, b *[]byte, s string) {
 		if s != "" {
 			t := textOf(s)
@@ -239,10 +240,11 @@ func (r *Range) wire() wireRange {
 	set(&w.Prefix, &w.PrefixB64, r.Prefix)
 	set(&w.Start, &w.StartB64, r.Start)
 	set(&w.End, &w.EndB64, r.End)
+	set(&w.Delim, &w.DelimB64, r.Delimiter)
 	return w
 }
 
 type wireGet struct {
 	wireItem
-	Found *bool `json:"found"`
+	Found bool `json:"found"`
 }

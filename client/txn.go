@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/quorate-db/quorate/kv"
@@ -94,13 +94,14 @@ type TxnResult struct {
 
 // OpResult answers an Op.
 type OpResult struct {
-	Err     error      // of a batch's operation: an *Error; nil within a transaction
-	Status  int        // of a batch's operation: as if it had been a request of its own
-	Version kv.Version // put, add: the new one; get: the key's
-	Created bool       // put: there was no such key
-	Deleted bool       // delete: there was one
-	Number  int64      // add: the value after it
-	Item    *Item      // get: nil if there is no such key
+	Err      error      // of a batch's operation: an *Error; nil within a transaction
+	Status   int        // of a batch's operation: as if it had been a request of its own
+	Version  kv.Version // of a batch's operation that wrote; get: the key's
+	Created  bool       // put: there was no such key
+	Deleted  bool       // delete: there was one
+	Number   int64      // add: the value after it
+	Item     *Item      // get: nil if there is no such key
+	Replayed bool       // batch: applied by an earlier attempt
 }
 
 // Txn applies a transaction. If a guard is false and there is no Else, the error
@@ -125,8 +126,12 @@ func (c *Client) Txn(ctx context.Context, t Txn) (TxnResult, error) {
 		return TxnResult{}, c.garbled(&req, &resp, err)
 	}
 	out := TxnResult{Succeeded: body.Succeeded, Version: kv.Version(body.Version), Replayed: resp.replayed, Served: resp.served()}
-	for i := range body.Results {
-		out.Results = append(out.Results, body.Results[i].result())
+	ran := t.Then
+	if !body.Succeeded {
+		ran = t.Else
+	}
+	if out.Results, err = results(body.Results, ran); err != nil {
+		return TxnResult{}, c.garbled(&req, &resp, err)
 	}
 	return out, nil
 }
@@ -149,16 +154,12 @@ func (c *Client) Batch(ctx context.Context, ops []Op) ([]OpResult, error) {
 	var body struct {
 		Results []wireOpResult `json:"results"`
 	}
-	err = decodeBody(&resp, &body)
-	if err == nil && len(body.Results) != len(ops) {
-		err = fmt.Errorf("%d results for %d operations", len(body.Results), len(ops))
-	}
-	if err != nil {
+	if err := decodeBody(&resp, &body); err != nil {
 		return nil, c.garbled(&req, &resp, err)
 	}
-	out := make([]OpResult, len(ops))
-	for i := range out {
-		out[i] = body.Results[i].result()
+	out, err := results(body.Results, ops)
+	if err != nil {
+		return nil, c.garbled(&req, &resp, err)
 	}
 	return out, nil
 }
@@ -246,30 +247,50 @@ func wireOps(ops []Op) []wireOp {
 // wireOpResult is an operation's answer; in a batch it may be a problem instead.
 type wireOpResult struct {
 	problemFields
-	itemFields
-	Version decimal `json:"version"`
-	Found   *bool   `json:"found"`
-	Created bool    `json:"created"`
-	Deleted truth   `json:"deleted"`
-	Number  decimal `json:"number"`
+	itemFields         // of a get; an add's value is the number
+	Version    decimal `json:"version"`
+	Found      bool    `json:"found"`
+	Created    bool    `json:"created"`
+	Deleted    int     `json:"deleted"`
+	Replayed   bool    `json:"replayed"`
 }
 
-func (w *wireOpResult) result() OpResult {
+// results reads the answers to ops, of which there are as many.
+func results(in []wireOpResult, ops []Op) ([]OpResult, error) {
+	if len(in) != len(ops) {
+		return nil, fmt.Errorf("%d results for %d operations", len(in), len(ops))
+	}
+	out := make([]OpResult, len(ops))
+	for i := range in {
+		if err := in[i].result(ops[i].Kind, &out[i]); err != nil {
+			return nil, fmt.Errorf("result %d: %w", i, err)
+		}
+	}
+	return out, nil
+}
+
+func (w *wireOpResult) result(kind OpKind, r *OpResult) error {
 	version := kv.Version(w.Version)
+	r.Status = w.Status
 	if w.Code != "" {
 		e := w.toError(w.Status, false)
 		e.Version = version
-		return OpResult{Err: e, Status: w.Status}
+		r.Err = e
+		return nil
 	}
-	r := OpResult{
-		Status: w.Status, Version: version, Created: w.Created || w.Status == http.StatusCreated,
-		Deleted: bool(w.Deleted), Number: int64(w.Number),
-	}
-	if w.Found != nil && *w.Found {
+	r.Version, r.Created, r.Deleted, r.Replayed = version, w.Created, w.Deleted > 0, w.Replayed
+	switch {
+	case kind == OpAdd:
+		n, err := strconv.ParseInt(stringOf(w.Value, w.ValueB64), 10, 64)
+		if err != nil {
+			return err
+		}
+		r.Number = n
+	case w.Found:
 		item := w.item(version)
 		r.Item = &item
 	}
-	return r
+	return nil
 }
 
 // ParseTxn reads a transaction in the JSON form that POST /v1/txn takes.
