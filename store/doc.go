@@ -1,0 +1,40 @@
+// Package store is the deterministic state machine of one data shard, and the
+// database that holds all replicas of a node.
+//
+// A Replica applies the entries of its Raft log in order and answers reads from
+// consistent views. What it holds is a pure function of the log: apply reads no
+// clock, no randomness and no network, so all replicas of a shard hold the same
+// at the same applied index, and Digest can prove it while they run.
+//
+// # Layout
+//
+// Integers in keys are big-endian. A space is a number that is private to the
+// node and never used twice (DESIGN §4).
+//
+//	0x01 shard                      the replica's state: applied index, floors, descriptor, space, home
+//	0x02 home  'q' issued id        request ids by time
+//	0x02 home  'r' id               request id → issued, fingerprint, result
+//	0x02 space 'c' version key      change index: what each version changed, and what it superseded
+//	0x02 space 'd' escaped ^version  the records: every retained version of every key
+//	0x02 space 'x' expires key      keys that expire
+//
+// Every value starts with a CRC-32C of its key and content. It is checked
+// whenever the value is read; a mismatch is an error, never a value.
+//
+// # Invariants
+//
+//	S1  The effects of an entry and the applied index that includes it are in one
+//	    engine batch (DESIGN §4).
+//	S2  Versions applied strictly grow and never exceed the ceiling that was
+//	    applied before them; other entries are rejected whole (DESIGN §9 rule 5).
+//	S3  A command's result depends on the log alone: not on how entries were
+//	    batched, on restarts, or on what an engine has compacted.
+//	S4  Range, generation and data of an answer come from one engine view
+//	    (DESIGN §9 rule 6).
+//	S5  A restore becomes visible by one record, which is written after all that it
+//	    refers to; before that the old state is whole (DESIGN §9 rule 3).
+//	S6  For each key, the newest record that is not a tombstone is never collected,
+//	    and nothing that a read at or above the horizon can see.
+//	S7  The change index has exactly one entry per record that is not collected or
+//	    was superseded at or above the horizon; it alone finds what to collect.
+package store

@@ -1,0 +1,256 @@
+package store
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/store/engine"
+)
+
+// ErrImageOld is returned for an image at or below the applied index. Taking it
+// would lose what was applied since (DESIGN §9 rule 4).
+var ErrImageOld = errors.New("store: the image is not newer than the replica")
+
+// Restore replaces the whole state by an image (S5). It is read to its end and
+// checked completely before anything becomes visible, and durable on return. On
+// ErrImageOld and ErrImageCorrupt, and errors of the source, the replica goes on as
+// it was.
+func (r *Replica) Restore(src io.Reader) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.failed != nil {
+		return asError(kv.OutcomeUnknown, "restore", r.failed)
+	}
+	if err := r.db.enter(); err != nil {
+		return asError(kv.OutcomeUnknown, "restore", err)
+	}
+	defer r.db.leave()
+	old := r.current.Load()
+	st, in, err := r.stage(src, old)
+	if err != nil {
+		return fmt.Errorf("shard %s: restore: %w", r.shard, err)
+	}
+	if err := closeWith(in, in.Commit()); err != nil {
+		return fmt.Errorf("shard %s: restore: taking over the tables: %w", r.shard, err)
+	}
+	if err := r.switchTo(st); err != nil {
+		r.failed = err
+		return asError(kv.OutcomeUnknown, "restore", err)
+	}
+	r.log.Info("restored", "index", st.applied.Index, "keys", st.counters.keys)
+	// From here on the restore is done. If the removal of the old tables is lost in a
+	// crash, the next Open makes up for it.
+	b := r.db.eng.NewBatch(false)
+	err = r.db.deleteSpaces(b, r.shard, old.placement)
+	if err == nil {
+		err = b.Commit()
+	}
+	if err = errors.Join(err, b.Close()); err != nil {
+		r.log.Warn("the tables from before the restore stay until the next start", "error", err)
+	}
+	return nil
+}
+
+// switchTo makes a state durable whose tables are in place. Only with the flush may
+// the log be cut: the record alone is in memory, and the tables may be on disk
+// before it.
+func (r *Replica) switchTo(st *state) error {
+	key := stateKey(r.shard)
+	b := r.db.eng.NewBatch(false)
+	b.Set(key, sealedState(nil, key, st))
+	if err := errors.Join(r.publish(b, st), b.Close()); err != nil {
+		return err
+	}
+	return r.db.eng.Flush()
+}
+
+// stage reads an image into tables under a fresh space.
+func (r *Replica) stage(src io.Reader, old *state) (st *state, in engine.Ingestion, err error) {
+	f := newFrameReader(src)
+	st, err = readHeader(f)
+	if err != nil {
+		return nil, nil, err
+	}
+	if st.desc.Shard != uint64(r.shard) {
+		return nil, nil, fmt.Errorf("%w: it is of shard %d", ErrImageCorrupt, st.desc.Shard)
+	}
+	if st.applied.Index <= old.applied.Index {
+		return nil, nil, fmt.Errorf("%w: at index %d, applied %d", ErrImageOld, st.applied.Index, old.applied.Index)
+	}
+	space, err := r.db.spaces.allocate()
+	if err != nil {
+		return nil, nil, err
+	}
+	st.placement = placeAt(space, space)
+	if in, err = r.db.eng.NewIngestion(); err != nil {
+		return nil, nil, err
+	}
+	l := loader{st: st, in: in}
+	if err := l.load(f); err != nil {
+		return nil, nil, closeWith(in, err)
+	}
+	return st, in, nil
+}
+
+func readHeader(f *frameReader) (*state, error) {
+	if err := f.magic(); err != nil {
+		return nil, err
+	}
+	kind, content, _, err := f.frame()
+	if err != nil {
+		return nil, err
+	}
+	if kind != frameHeader {
+		return nil, fmt.Errorf("%w: it has no header", ErrImageCorrupt)
+	}
+	st, err := decodeState(content, false)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrImageCorrupt, err)
+	}
+	return st, nil
+}
+
+// loader checks the records of an image and adds them to an ingestion.
+type loader struct {
+	st *state
+	in engine.Ingestion
+
+	records  uint64
+	counted  counters
+	expiring [2]int64 // keys with an expiry: by their records, by the index
+	last     []byte   // local key before
+	lastUser []byte   // user key of the newest data record before
+	key      []byte
+	user     []byte
+}
+
+func (l *loader) load(f *frameReader) error {
+	for {
+		kind, content, before, err := f.frame()
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case frameBlock:
+			if err := l.block(content); err != nil {
+				return err
+			}
+		case frameEnd:
+			want := append(binary.BigEndian.AppendUint64(nil, l.records), before...)
+			if !bytes.Equal(content, want) {
+				return fmt.Errorf("%w: its end does not match what came before", ErrImageCorrupt)
+			}
+			if l.counted != l.st.counters || l.expiring[0] != l.expiring[1] {
+				return fmt.Errorf("%w: its counters do not match its records", ErrImageCorrupt)
+			}
+			return f.end()
+		default:
+			return fmt.Errorf("%w: a frame of kind %d", ErrImageCorrupt, kind)
+		}
+	}
+}
+
+// block takes the records of one frame.
+func (l *loader) block(content []byte) error {
+	for len(content) > 0 {
+		var local, value []byte
+		var ok bool
+		if local, content, ok = cutBlob(content); !ok {
+			return fmt.Errorf("%w: a block is malformed", ErrImageCorrupt)
+		}
+		if value, content, ok = cutBlob(content); !ok {
+			return fmt.Errorf("%w: a block is malformed", ErrImageCorrupt)
+		}
+		if bytes.Compare(local, l.last) <= 0 {
+			return fmt.Errorf("%w: its records are out of order", ErrImageCorrupt)
+		}
+		l.last = append(l.last[:0], local...)
+		l.key = append(spacePrefix(l.key[:0], l.st.space), local...)
+		sealed, err := unseal(l.key, value)
+		if err == nil {
+			err = l.count(sealed)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: a record: %w", ErrImageCorrupt, err)
+		}
+		if err := l.in.Add(l.key, value); err != nil {
+			return err
+		}
+		l.records++
+	}
+	return nil
+}
+
+// cutBlob takes a length and as many bytes off b.
+func cutBlob(b []byte) (blob, rest []byte, ok bool) {
+	n, m := binary.Uvarint(b)
+	if m <= 0 || n > uint64(len(b)-m) {
+		return nil, nil, false
+	}
+	return b[m : m+int(n)], b[m+int(n):], true
+}
+
+// count checks one record at l.key and adds it to the counters.
+func (l *loader) count(content []byte) error {
+	switch l.key[spaceBytes] {
+	case tableData:
+		return l.countData(content)
+	case tableChanges:
+		_, user, ok := parseIndexKey(l.key)
+		if !ok || !l.st.owns(user) {
+			return errChecksum
+		}
+		_, err := decodeChange(content)
+		return err
+	case tableExpiry:
+		l.expiring[1]++
+		_, user, ok := parseIndexKey(l.key)
+		if !ok || !l.st.owns(user) || len(content) > 0 {
+			return errChecksum
+		}
+		return nil
+	case tableByIssued:
+		l.counted.requests++
+		if len(l.key) != headerBytes+8+len(requestID{}) || len(content) > 0 {
+			return errChecksum
+		}
+		return nil
+	case tableRequests:
+		if len(l.key) != headerBytes+len(requestID{}) {
+			return errChecksum
+		}
+		_, err := decodeRequest(content)
+		return err
+	default:
+		return errChecksum
+	}
+}
+
+func (l *loader) countData(content []byte) error {
+	user, _, ok := parseDataKey(l.user[:0], l.key)
+	if !ok || !l.st.owns(user) {
+		return errChecksum
+	}
+	l.user = user
+	rec, err := decodeRecord(content)
+	if err != nil {
+		return err
+	}
+	newest := l.lastUser == nil || !bytes.Equal(l.lastUser, user)
+	l.lastUser = append(l.lastUser[:0], user...)
+	if rec.tombstone {
+		return nil
+	}
+	l.counted.bytes += int64(len(user) + len(rec.value))
+	if newest {
+		l.counted.keys++
+		if rec.expiresMs != 0 {
+			l.expiring[0]++
+		}
+	}
+	return nil
+}
