@@ -128,7 +128,7 @@ func (t *TCP) refused(conn net.Conn, reason string, err error) {
 // welcome greets whoever dialled and serves it until the connection ends.
 func (t *TCP) welcome(conn net.Conn) {
 	release := t.closeWith(t.ctx, conn)
-	w := newWire(conn, &t.opts.Hooks, t.opts.Timing.Linger, t.clock)
+	w := t.newWire(conn)
 	hello, version, err := t.greetBack(w)
 	t.door.greeted()
 	if err != nil {

@@ -10,10 +10,6 @@ import (
 	"github.com/quorate-db/quorate/kv"
 )
 
-// answerGrace is how long past its deadline a request may stay with its handler
-// before its place is given to another.
-const answerGrace = time.Second
-
 var errGreedy = errors.New("answers are not read")
 
 // inConn is a connection that a peer dialled to send requests of one class.
@@ -205,7 +201,7 @@ func (c *inConn) check(now int64) {
 	c.mu.Lock()
 	for r := c.head; r != nil; {
 		next := r.next
-		if now-r.deadline > int64(answerGrace) {
+		if now-r.deadline > int64(c.tcp.opts.Timing.Grace) {
 			c.removeLocked(r)
 		}
 		r = next

@@ -42,6 +42,7 @@ type Timing struct {
 	Ping       time.Duration // between pings on an outgoing connection; 5 s
 	Dead       time.Duration // without a byte from the peer, or within one write; 15 s
 	Linger     time.Duration // to say goodbye; 250 ms
+	Grace      time.Duration // past its deadline, for a handler to answer before the request is forgotten; 1 s
 	BackoffMin time.Duration // after the first failed dial; 20 ms
 	BackoffMax time.Duration // 1 s
 	Alarm      time.Duration // least time between two alarms about one peer; 500 ms
@@ -103,6 +104,7 @@ func (o *Options) setDefaults() {
 	orDefault(&t.Ping, 5*time.Second)
 	orDefault(&t.Dead, 15*time.Second)
 	orDefault(&t.Linger, 250*time.Millisecond)
+	orDefault(&t.Grace, time.Second)
 	orDefault(&t.BackoffMin, 20*time.Millisecond)
 	orDefault(&t.BackoffMax, time.Second)
 	orDefault(&t.Alarm, 500*time.Millisecond)

@@ -30,10 +30,11 @@ type TCP struct {
 	handlers    map[Method]Handler // not changed after Start
 	unreachable []func(kv.NodeID)  // not changed after Start
 
-	outs   registry[*outConn]
-	ins    registry[*inConn]
-	keeper keeper
-	door   door
+	outs     registry[*outConn]
+	ins      registry[*inConn]
+	keeper   keeper
+	door     door
+	segments segmentPool
 
 	mu       sync.RWMutex
 	started  bool
@@ -341,7 +342,7 @@ func (t *TCP) dial(ctx context.Context, address string, hello *greeting) (*wire,
 		return nil, nil, err
 	}
 	release := t.closeWith(ctx, conn)
-	w := newWire(conn, &t.opts.Hooks, t.opts.Timing.Linger, t.clock)
+	w := t.newWire(conn)
 	welcome, err := greet(conn, w, hello)
 	release()
 	if err == nil && ctx.Err() != nil {

@@ -41,6 +41,7 @@ type wire struct {
 	in     *bufio.Reader
 	meter  *meter
 	hooks  *Hooks
+	pool   *segmentPool
 	linger time.Duration
 	// flushed is called by the writer after each flush and when it ends, without
 	// locks.
@@ -51,14 +52,30 @@ type wire struct {
 	writeSince atomic.Int64 // clock reading when the running write began, 0 = none
 
 	mu       sync.Mutex
-	segments [][]byte // to be written; the last may grow while it is small
+	segments [][]byte // to be written; the last may grow while it has room
 	frames   int      // in segments
 	queued   int      // bytes in segments and in the running write
-	spare    []byte   // an empty segment to use again
 	busy     bool
 	closing  bool
 	ended    chan struct{} // closed by fail
 	err      error         // why, of the first fail or close
+}
+
+// segmentPool keeps empty segments of exactly wireSegmentBytes.
+type segmentPool struct{ pool sync.Pool }
+
+func (p *segmentPool) get() []byte {
+	if s, ok := p.pool.Get().(*[wireSegmentBytes]byte); ok {
+		return s[:0]
+	}
+	return make([]byte, 0, wireSegmentBytes)
+}
+
+// put takes a segment back, unless it is one that was made for a large frame.
+func (p *segmentPool) put(s []byte) {
+	if cap(s) == wireSegmentBytes {
+		p.pool.Put((*[wireSegmentBytes]byte)(s[:wireSegmentBytes]))
+	}
 }
 
 // meter reads from a connection and notes when and how much.
@@ -77,15 +94,16 @@ func (m *meter) Read(p []byte) (int, error) {
 }
 
 // newWire makes a wire; start starts it. Until then only its reader may be used.
-func newWire(conn net.Conn, hooks *Hooks, linger time.Duration, clock func() int64) *wire {
-	m := &meter{conn: conn, clock: clock}
-	m.last.Store(clock())
+func (t *TCP) newWire(conn net.Conn) *wire {
+	m := &meter{conn: conn, clock: t.clock}
+	m.last.Store(t.clock())
 	return &wire{
 		conn:   conn,
 		in:     bufio.NewReaderSize(m, wireReadBytes),
 		meter:  m,
-		hooks:  hooks,
-		linger: linger,
+		hooks:  &t.opts.Hooks,
+		pool:   &t.segments,
+		linger: t.opts.Timing.Linger,
 		wake:   make(chan struct{}, 1),
 		ended:  make(chan struct{}),
 	}
@@ -143,8 +161,7 @@ func (w *wire) tailLocked(size int) *[]byte {
 	if n := len(w.segments); n > 0 && len(w.segments[n-1])+size <= wireSegmentBytes {
 		return &w.segments[n-1]
 	}
-	w.segments = append(w.segments, w.spare[:0])
-	w.spare = nil
+	w.segments = append(w.segments, w.pool.get())
 	return &w.segments[len(w.segments)-1]
 }
 
@@ -199,10 +216,10 @@ func (w *wire) flush(segments [][]byte, frames int) bool {
 	}
 	w.mu.Lock()
 	w.queued -= size
-	if s := segments[len(segments)-1]; w.spare == nil && cap(s) <= 2*wireSegmentBytes {
-		w.spare = s[:0]
-	}
 	w.mu.Unlock()
+	for _, s := range segments {
+		w.pool.put(s)
+	}
 	if err != nil {
 		w.fail(err)
 		return false
