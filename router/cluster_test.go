@@ -294,10 +294,17 @@ type view struct {
 
 	mu    sync.Mutex
 	descs []*kvpb.ShardDescriptor // sorted, disjoint
+	hole  bool                    // was met; the truth is taken at the next question
 }
 
 // refresh takes the truth.
 func (v *view) refresh() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.refreshLocked()
+}
+
+func (v *view) refreshLocked() {
 	v.c.mu.Lock()
 	defer v.c.mu.Unlock()
 	var all []*kvpb.ShardDescriptor
@@ -305,27 +312,31 @@ func (v *view) refresh() {
 		all = append(all, s.desc)
 	}
 	slices.SortFunc(all, func(a, b *kvpb.ShardDescriptor) int { return bytes.Compare(a.Start, b.Start) })
+	v.descs, v.hole = all, false
+}
+
+// lock locks the view, and has it catch up if it met a hole before.
+func (v *view) lock() {
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.descs = all
+	if v.hole && v.follows {
+		v.refreshLocked()
+	}
 }
 
 func (v *view) Lookup(key []byte) (*kvpb.ShardDescriptor, bool) {
-	v.mu.Lock()
+	v.lock()
 	defer v.mu.Unlock()
 	for _, d := range v.descs {
 		if owns(d, key) {
 			return d, true
 		}
 	}
-	if v.follows {
-		go v.refresh()
-	}
+	v.hole = true
 	return nil, false
 }
 
 func (v *view) Overlapping(start, end []byte) []*kvpb.ShardDescriptor {
-	v.mu.Lock()
+	v.lock()
 	defer v.mu.Unlock()
 	var out []*kvpb.ShardDescriptor
 	for _, d := range v.descs {
@@ -333,9 +344,7 @@ func (v *view) Overlapping(start, end []byte) []*kvpb.ShardDescriptor {
 			out = append(out, d)
 		}
 	}
-	if v.follows && (len(out) == 0 || !reaches(out[len(out)-1], end)) {
-		go v.refresh()
-	}
+	v.hole = v.hole || len(out) == 0 || !reaches(out[len(out)-1], end)
 	return out
 }
 
