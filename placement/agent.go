@@ -33,7 +33,9 @@ type agent struct {
 	once          *onceLog // of enter, then of speak
 	// registered: the leader has recorded this node as it is. Of enter, then of speak.
 	registered bool
-	hint       kv.NodeID // who was last said to lead the meta shard. Of speak.
+	// hint is who was last said to lead the meta shard: a node that is not in its
+	// configuration yet hears nothing from the leader. Like registered.
+	hint kv.NodeID
 }
 
 // follow keeps what this node hosts in step with the meta state: it learns
@@ -176,6 +178,7 @@ func (a *agent) report(ctx context.Context) error {
 	}
 	leader := cmp.Or(a.meta.Leader(), a.hint)
 	if leader == 0 || leader == a.self {
+		a.registered = false // to register is to ask everybody who leads
 		return errors.New("the meta shard has no leader that is known here")
 	}
 	req, err := proto.Marshal(report)

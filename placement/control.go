@@ -53,7 +53,7 @@ func New(o Options) (*Control, error) {
 		running: map[string]Step{}, retry: map[string]attempt{}, moving: map[kv.ShardID]handover{},
 	}
 	return &Control{
-		agent: a, loop: l, tracker: tracker, workers: workers, views: views{agent: a},
+		agent: a, loop: l, tracker: tracker, workers: workers, views: views{agent: a, turn: make(chan struct{}, 1)},
 		joined: make(chan struct{}), failed: make(chan error, 1),
 	}, nil
 }

@@ -3,6 +3,7 @@ package placement
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -35,7 +36,7 @@ func (a *agent) register(ctx context.Context, cluster string) (*metapb.JoinAnswe
 		return nil, err
 	}
 	tried := map[string]bool{a.opts.Self.PeerAddress: true}
-	reason := fmt.Errorf("cluster %s: no address to join at", cluster)
+	var reasons []string
 	queue := a.doors()
 	for len(queue) > 0 && ctx.Err() == nil {
 		address := queue[0]
@@ -49,17 +50,18 @@ func (a *agent) register(ctx context.Context, cluster string) (*metapb.JoinAnswe
 		case err == nil && answer.ClusterId != cluster:
 			return nil, fatalf("%s belongs to cluster %s, not to %s", address, answer.ClusterId, cluster)
 		case err == nil && answer.Registered:
+			a.hint = kv.NodeID(answer.Leader)
 			return answer, nil
 		case err == nil:
-			reason = fmt.Errorf("cluster %s has no leader of its meta shard that %s knows", cluster, address)
+			reasons = append(reasons, address+" knows no leader of the meta shard")
 			queue = append([]string{answer.LeaderAddress}, queue...)
 		case kv.CodeOf(err) == kv.CodeConflict:
 			return nil, fatalf("%s refuses this node: %w", address, err)
 		default:
-			reason = fmt.Errorf("join through %s: %w", address, err)
+			reasons = append(reasons, address+" answers: "+err.Error())
 		}
 	}
-	return nil, reason
+	return nil, fmt.Errorf("cannot register with cluster %s: %s", cluster, strings.Join(reasons, "; "))
 }
 
 // doors gives the addresses to try, the likeliest first.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -23,8 +22,9 @@ const (
 // nobody is alive for sure, and only local replicas have a status.
 type views struct {
 	agent *agent
-
-	mu      sync.Mutex // held while a summary is fetched, so that callers share it
+	// turn has one slot. Who fills it may fetch a summary and touch what follows;
+	// the others wait, and share what was fetched.
+	turn    chan struct{}
 	summary *metapb.Summary
 	fetched time.Time
 }
@@ -95,8 +95,12 @@ func (v *views) fetch(ctx context.Context) *metapb.Summary {
 			return summary
 		}
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
+	select {
+	case v.turn <- struct{}{}:
+		defer func() { <-v.turn }()
+	case <-ctx.Done():
+		return nil
+	}
 	if !v.fetched.IsZero() && a.now().Sub(v.fetched) < summaryFresh {
 		return v.summary
 	}

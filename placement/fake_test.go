@@ -1,0 +1,545 @@
+package placement
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quorate-db/quorate/kv"
+)
+
+// world is a cluster of fakes in one synctest bubble: a network, one meta group
+// per cluster with instant replication, and data shards that elect a leader as
+// soon as a majority of their members exist. What is on a disk survives crash
+// and start.
+type world struct {
+	t  *testing.T
+	mu sync.Mutex
+
+	nodes  map[kv.NodeID]*fakeNode
+	groups map[kv.NodeID]*metaGroup // by founder
+	data   map[dataKey]*dataShard
+
+	// crash stops crashNode at its crashAt-th durable operation, if not 0.
+	crashNode kv.NodeID
+	crashAt   int
+	ops       []string // durable operations of crashNode
+
+	transfers int
+	bootstrap map[dataKey]*ReplicaSpec
+}
+
+// metaGroup is the meta shard of one cluster.
+type metaGroup struct {
+	log     []kv.Entry
+	members []kv.Member
+	leader  kv.NodeID
+	term    uint64
+	version kv.Version
+}
+
+// dataKey names a data shard: of which cluster, by its founder, and its id.
+type dataKey struct {
+	founder kv.NodeID
+	shard   kv.ShardID
+}
+
+type dataShard struct {
+	members []kv.Member
+	created map[kv.NodeID]bool
+	leader  kv.NodeID
+	term    uint64
+}
+
+// disk is what a node keeps when its process dies.
+type disk struct {
+	cluster string
+	records map[kv.ServerID]ReplicaSpec
+	founder kv.NodeID // whose meta group it belongs to; 0 = not added to any yet
+}
+
+// fakeNode is one process.
+type fakeNode struct {
+	w        *world
+	id       kv.NodeID
+	opts     Options
+	disk     *disk
+	up       bool
+	crashed  chan struct{}
+	machine  *Machine
+	control  *Control
+	handlers map[uint16]func(kv.NodeID, []byte, func([]byte, error))
+	logs     *logSink
+}
+
+var errDown = kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied, "down")
+
+func newWorld(t *testing.T) *world {
+	return &world{
+		t: t, nodes: map[kv.NodeID]*fakeNode{}, groups: map[kv.NodeID]*metaGroup{},
+		data: map[dataKey]*dataShard{}, bootstrap: map[dataKey]*ReplicaSpec{},
+	}
+}
+
+func peerAddress(id kv.NodeID) string { return fmt.Sprintf("n%d:7101", uint64(id)) }
+
+func addresses(ids ...kv.NodeID) []string {
+	var out []string
+	for _, id := range ids {
+		out = append(out, peerAddress(id))
+	}
+	return out
+}
+
+// start starts a node on its disk. change adapts the options; it may be nil.
+func (w *world) start(id kv.NodeID, join []string, expect int, change func(*Options)) *fakeNode {
+	w.mu.Lock()
+	n := &fakeNode{w: w, id: id, up: true, crashed: make(chan struct{}), machine: NewMachine(), logs: &logSink{},
+		handlers: map[uint16]func(kv.NodeID, []byte, func([]byte, error)){}}
+	if old := w.nodes[id]; old != nil {
+		n.disk = old.disk
+	} else {
+		n.disk = &disk{records: map[kv.ServerID]ReplicaSpec{}}
+	}
+	w.nodes[id] = n
+	w.electLocked()
+	n.replayLocked()
+	w.mu.Unlock()
+	n.opts = Options{
+		Self:    Self{Name: fmt.Sprintf("n%d", uint64(id)), HTTPAddress: fmt.Sprintf("n%d:7001", uint64(id)), PeerAddress: peerAddress(id), Release: "test"},
+		Join:    join,
+		Expect:  expect,
+		Machine: n.machine, Identity: fakeIdentity{n}, Meta: fakeMeta{n}, Replicas: fakeReplicas{n}, Peers: fakePeers{n},
+		SplitPoints:    EvenSplitPoints(8),
+		LearnAddresses: func(map[kv.NodeID]string) {},
+		Disk:           func() (int64, int64) { return 100 * int64(id), 1000 },
+		Logger:         slog.New(n.logs),
+	}
+	if change != nil {
+		change(&n.opts)
+	}
+	var err error
+	if n.control, err = New(n.opts); err != nil {
+		w.t.Fatal(err)
+	}
+	n.control.Register()
+	n.control.Start()
+	return n
+}
+
+// stop ends a process; its disk stays.
+func (n *fakeNode) stop() {
+	n.w.mu.Lock()
+	n.downLocked()
+	n.w.mu.Unlock()
+	n.control.Close()
+}
+
+func (n *fakeNode) downLocked() {
+	if !n.up {
+		return
+	}
+	n.up = false
+	close(n.crashed)
+	n.w.electLocked()
+}
+
+func (w *world) stopAll() {
+	w.mu.Lock()
+	all := slices.Collect(maps.Values(w.nodes))
+	w.mu.Unlock()
+	for _, n := range all {
+		n.stop()
+	}
+}
+
+func (w *world) upLocked(id kv.NodeID) bool { return w.nodes[id] != nil && w.nodes[id].up }
+
+// electLocked gives every group without a living leader a new one, if a majority
+// of its voters is up.
+func (w *world) electLocked() {
+	for _, g := range w.groups {
+		if w.upLocked(g.leader) {
+			if quorum(g.members, w.upLocked) {
+				continue
+			}
+		}
+		g.leader = 0
+		if leader := w.candidateLocked(g.members, w.upLocked); leader != 0 {
+			g.leader = leader
+			g.term++
+		}
+	}
+	for _, d := range w.data {
+		here := func(id kv.NodeID) bool { return w.upLocked(id) && d.created[id] }
+		if here(d.leader) && quorum(d.members, here) {
+			continue
+		}
+		d.leader = 0
+		if leader := w.candidateLocked(d.members, here); leader != 0 {
+			d.leader = leader
+			d.term++
+		}
+	}
+}
+
+func quorum(members []kv.Member, here func(kv.NodeID) bool) bool {
+	voters, up := 0, 0
+	for _, m := range members {
+		if m.Voter {
+			voters++
+			if here(m.ID.Node) {
+				up++
+			}
+		}
+	}
+	return up > voters/2
+}
+
+func (w *world) candidateLocked(members []kv.Member, here func(kv.NodeID) bool) kv.NodeID {
+	if !quorum(members, here) {
+		return 0
+	}
+	var best kv.NodeID
+	for _, m := range members { // the highest id, to be unlike what placement prefers
+		if m.Voter && here(m.ID.Node) && m.ID.Node > best {
+			best = m.ID.Node
+		}
+	}
+	return best
+}
+
+func (n *fakeNode) groupLocked() *metaGroup {
+	if _, ok := n.disk.records[kv.ServerID{Node: n.id, Shard: kv.MetaShard, Incarnation: 1}]; !ok {
+		return nil
+	}
+	return n.w.groups[n.disk.founder]
+}
+
+// replayLocked applies what the node's machine lacks of its group's log.
+func (n *fakeNode) replayLocked() {
+	g := n.groupLocked()
+	if g == nil || !n.up {
+		return
+	}
+	applied := int(n.machine.Applied().Index)
+	if applied < len(g.log) {
+		if _, err := n.machine.Apply(g.log[applied:]); err != nil {
+			n.w.t.Error(err)
+		}
+	}
+}
+
+// durable is called before and after each operation that a crash may cut off.
+func (n *fakeNode) durableLocked(what string) error {
+	if !n.up {
+		return errDown
+	}
+	if n.id != n.w.crashNode {
+		return nil
+	}
+	n.w.ops = append(n.w.ops, what)
+	if len(n.w.ops) == n.w.crashAt {
+		n.downLocked()
+		return errDown
+	}
+	return nil
+}
+
+// ---- Identity ----
+
+type fakeIdentity struct{ *fakeNode }
+
+func (f fakeIdentity) Node() kv.NodeID { return f.id }
+
+func (f fakeIdentity) ClusterID() string {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return f.disk.cluster
+}
+
+func (f fakeIdentity) SetClusterID(id string) error {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	if err := f.durableLocked("before cluster id"); err != nil {
+		return err
+	}
+	if f.disk.cluster != "" && f.disk.cluster != id {
+		return errors.New("another cluster")
+	}
+	f.disk.cluster = id
+	return f.durableLocked("after cluster id")
+}
+
+// ---- Meta ----
+
+type fakeMeta struct{ *fakeNode }
+
+func (f fakeMeta) Status() (kv.ReplicaStatus, bool) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	g := f.groupLocked()
+	if g == nil {
+		return kv.ReplicaStatus{}, false
+	}
+	return f.metaStatusLocked(g), true
+}
+
+func (n *fakeNode) metaStatusLocked(g *metaGroup) kv.ReplicaStatus {
+	st := kv.ReplicaStatus{
+		ID:   kv.ServerID{Node: n.id, Shard: kv.MetaShard, Incarnation: 1},
+		Role: kv.RoleFollower, Term: g.term, Leader: g.leader, Members: slices.Clone(g.members),
+		CommitIndex: uint64(len(g.log)), AppliedIndex: n.machine.Applied().Index,
+	}
+	if g.leader == n.id {
+		st.Role, st.LeaderReady = kv.RoleLeader, true
+	}
+	return st
+}
+
+func (f fakeMeta) IsLeader() bool {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	g := f.groupLocked()
+	return f.up && g != nil && g.leader == f.id
+}
+
+func (f fakeMeta) Leader() kv.NodeID {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	if g := f.groupLocked(); g != nil && f.up {
+		return g.leader
+	}
+	return 0
+}
+
+func (f fakeMeta) ReadIndex(context.Context) error { return nil }
+
+func (f fakeMeta) Propose(_ context.Context, data []byte) ([]byte, error) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	g, err := f.leadLocked()
+	if err != nil {
+		return nil, err
+	}
+	if err := f.durableLocked("before propose"); err != nil {
+		return nil, err
+	}
+	index := uint64(len(g.log)) + 1
+	g.version++
+	e := kv.Entry{Index: index, Term: g.term, Stamp: kv.Stamp{Term: g.term, Version: g.version, Ceiling: 1 << 60, NowMs: int64(index)},
+		Commands: []kv.EntryCommand{{Data: data, Versions: 1}}}
+	g.log = append(g.log, e)
+	results, err := f.machine.Apply([]kv.Entry{e})
+	if err != nil {
+		return nil, err
+	}
+	f.w.replicateLocked(g)
+	return results[0].Results[0], f.durableLocked("after propose")
+}
+
+func (f fakeMeta) leadLocked() (*metaGroup, error) {
+	g := f.groupLocked()
+	if g == nil || !f.up || g.leader != f.id {
+		return nil, kv.Errorf(kv.CodeNotLeader, kv.OutcomeNotApplied, "not the leader")
+	}
+	return g, nil
+}
+
+func (w *world) replicateLocked(g *metaGroup) {
+	for _, n := range w.nodes {
+		if n.groupLocked() == g {
+			n.replayLocked()
+		}
+	}
+}
+
+func (f fakeMeta) AddNonvoter(_ context.Context, id kv.ServerID) error { return f.setMember(id, false) }
+func (f fakeMeta) Promote(_ context.Context, id kv.ServerID) error     { return f.setMember(id, true) }
+
+func (f fakeMeta) setMember(id kv.ServerID, voter bool) error {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	g, err := f.leadLocked()
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(g.members, func(m kv.Member) bool { return m.ID == id })
+	if i < 0 {
+		g.members = append(g.members, kv.Member{ID: id})
+		i = len(g.members) - 1
+		f.w.nodes[id.Node].disk.founder = f.disk.founder
+	}
+	g.members[i].Voter = g.members[i].Voter || voter
+	f.w.electLocked()
+	f.w.replicateLocked(g)
+	return nil
+}
+
+// ---- Replicas ----
+
+type fakeReplicas struct{ *fakeNode }
+
+func (f fakeReplicas) Known(id kv.ServerID) bool {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	_, ok := f.disk.records[id]
+	return ok
+}
+
+func (f fakeReplicas) Create(_ context.Context, spec ReplicaSpec) error {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	if _, ok := f.disk.records[spec.ID]; ok {
+		return errors.New("exists")
+	}
+	if err := f.durableLocked("before create " + spec.ID.Shard.String()); err != nil {
+		return err
+	}
+	f.disk.records[spec.ID] = spec
+	switch {
+	case spec.ID.Shard == kv.MetaShard && len(spec.Members) > 0:
+		f.disk.founder = f.id
+		f.w.groups[f.id] = &metaGroup{members: spec.Members}
+	case spec.ID.Shard != kv.MetaShard:
+		f.createDataLocked(spec)
+	}
+	f.w.electLocked()
+	f.replayLocked()
+	return f.durableLocked("after create " + spec.ID.Shard.String())
+}
+
+func (f fakeReplicas) createDataLocked(spec ReplicaSpec) {
+	shard := dataKey{f.disk.founder, spec.ID.Shard}
+	if first := f.w.bootstrap[shard]; first == nil {
+		f.w.bootstrap[shard] = &spec
+	} else if !slices.Equal(first.Members, spec.Members) || !proto.Equal(first.Descriptor, spec.Descriptor) {
+		f.w.t.Errorf("shard %v is bootstrapped in two ways: %v and %v", shard, first, spec)
+	}
+	if f.w.data[shard] == nil {
+		f.w.data[shard] = &dataShard{members: spec.Members, created: map[kv.NodeID]bool{}}
+	}
+	f.w.data[shard].created[f.id] = true
+}
+
+func (f fakeReplicas) States() []ReplicaState {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	var out []ReplicaState
+	if g := f.groupLocked(); g != nil {
+		out = append(out, ReplicaState{Status: f.metaStatusLocked(g)})
+	}
+	for id, spec := range f.disk.records {
+		if id.Shard == kv.MetaShard {
+			continue
+		}
+		d := f.w.data[dataKey{f.disk.founder, id.Shard}]
+		st := kv.ReplicaStatus{ID: id, Role: kv.RoleFollower, Term: d.term, Leader: d.leader, Members: d.members, CommitIndex: 10, AppliedIndex: 10}
+		if d.leader == f.id {
+			st.Role, st.LeaderReady = kv.RoleLeader, true
+		}
+		out = append(out, ReplicaState{Status: st, Descriptor: spec.Descriptor, ConfigIndex: 1, Bytes: 1 << 20, Keys: 7})
+	}
+	return out
+}
+
+func (f fakeReplicas) Transfer(_ context.Context, shard kv.ShardID, to kv.NodeID) error {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	d := f.w.data[dataKey{f.disk.founder, shard}]
+	if d == nil || d.leader != f.id || !f.w.upLocked(to) || !d.created[to] {
+		return errors.New("cannot transfer")
+	}
+	d.leader = to
+	d.term++
+	f.w.transfers++
+	return nil
+}
+
+// ---- Peers ----
+
+type fakePeers struct{ *fakeNode }
+
+func (f fakePeers) Handle(method uint16, h func(kv.NodeID, []byte, func([]byte, error))) {
+	f.handlers[method] = h
+}
+
+func (f fakePeers) Call(ctx context.Context, to kv.NodeID, method uint16, req []byte) ([]byte, error) {
+	f.w.mu.Lock()
+	target := f.w.nodes[to]
+	f.w.mu.Unlock()
+	return f.send(ctx, target, method, req)
+}
+
+func (f fakePeers) Dial(ctx context.Context, address string, method uint16, req []byte) (kv.NodeID, []byte, error) {
+	f.w.mu.Lock()
+	var target *fakeNode
+	for _, n := range f.w.nodes {
+		if n.opts.Self.PeerAddress == address && n.up {
+			target = n
+		}
+	}
+	f.w.mu.Unlock()
+	if target == nil || target == f.fakeNode {
+		return 0, nil, errDown
+	}
+	resp, err := f.send(ctx, target, method, req)
+	return target.id, resp, err
+}
+
+func (f fakePeers) send(ctx context.Context, target *fakeNode, method uint16, req []byte) ([]byte, error) {
+	if err := pause(ctx, time.Millisecond); err != nil {
+		return nil, err
+	}
+	f.w.mu.Lock()
+	ok := target != nil && target.up && f.up
+	f.w.mu.Unlock()
+	if !ok {
+		return nil, errDown
+	}
+	type answer struct {
+		resp []byte
+		err  error
+	}
+	ch := make(chan answer, 1)
+	target.handlers[method](f.id, slices.Clone(req), func(resp []byte, err error) { ch <- answer{resp, kv.FromWire(kv.ToWire(err))} })
+	select {
+	case a := <-ch:
+		return a.resp, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// logSink keeps log lines for tests to look at.
+type logSink struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *logSink) Enabled(context.Context, slog.Level) bool { return true }
+func (l *logSink) WithAttrs([]slog.Attr) slog.Handler       { return l }
+func (l *logSink) WithGroup(string) slog.Handler            { return l }
+
+func (l *logSink) Handle(_ context.Context, r slog.Record) error {
+	line := r.Message
+	r.Attrs(func(a slog.Attr) bool { line += " " + a.String(); return true })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, line)
+	return nil
+}
+
+func (l *logSink) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.lines)
+}
