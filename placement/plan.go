@@ -143,7 +143,7 @@ func (s Step) String() string {
 	case StepPromote:
 		return fmt.Sprintf("give node %s a vote in the meta shard", s.Server.Node)
 	case StepCreateShards:
-		return fmt.Sprintf("create %d shards", len(s.Shards))
+		return fmt.Sprintf("create the initial shards (%d)", len(s.Shards))
 	case StepReport:
 		ids := make([]string, len(s.Reports))
 		for i, r := range s.Reports {
