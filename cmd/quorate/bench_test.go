@@ -13,8 +13,8 @@ import (
 func benchRun(t *testing.T, n *node, line string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, talk strings.Builder
-	root := newRoot(func(name string) (string, bool) { return n.server.URL, name == "QUORATE_ENDPOINT" })
-	code = execute(t.Context(), root, words("bench "+line), streams{strings.NewReader(""), &out, &talk})
+	root := newRoot(streams{strings.NewReader(""), &out, &talk}, func(name string) (string, bool) { return n.server.URL, name == "QUORATE_ENDPOINT" })
+	code = execute(t.Context(), root, words("bench "+line), &talk)
 	return code, out.String(), talk.String()
 }
 

@@ -86,8 +86,8 @@ func TestTranscripts(t *testing.T) {
 func transcript(line, stdin string, env map[string]string) string {
 	var stdout, stderr, b strings.Builder
 	args := words(line)
-	root := newRoot(func(name string) (string, bool) { v, ok := env[name]; return v, ok })
-	code := execute(context.Background(), root, args, streams{strings.NewReader(stdin), &stdout, &stderr})
+	root := newRoot(streams{strings.NewReader(stdin), &stdout, &stderr}, func(name string) (string, bool) { v, ok := env[name]; return v, ok })
+	code := execute(context.Background(), root, args, &stderr)
 	fmt.Fprintf(&b, "exit %d\n", code)
 	for text := range strings.Lines(stdout.String()) {
 		b.WriteString("  " + strings.TrimSuffix(text, "\n") + "\n")

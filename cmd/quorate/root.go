@@ -19,7 +19,7 @@ func serverCommands() []*cobra.Command {
 
 // newRoot puts the command line together: the commands that talk to a cluster,
 // and those given.
-func newRoot(env lookupEnv, more ...*cobra.Command) *cobra.Command {
+func newRoot(std streams, env lookupEnv, more ...*cobra.Command) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "quorate",
 		Short: "A consistent, replicated key-value database behind plain HTTP",
@@ -39,7 +39,9 @@ QUORATE_ENDPOINT, and so on. Exit codes: 0 ok, 1 error, 2 usage, 3 not found,
 		SilenceUsage:  true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.CompletionOptions.HiddenDefaultCmd = false
+	root.SetIn(std.in)
+	root.SetOut(std.out)
+	root.SetErr(std.err)
 	root.AddGroup(
 		&cobra.Group{ID: "server", Title: "Run nodes:"},
 		&cobra.Group{ID: "data", Title: "Read and write:"},

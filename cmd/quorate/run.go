@@ -52,24 +52,21 @@ func (e exitError) Error() string { return e.message }
 
 // run is the command line without the process around it.
 func run(ctx context.Context, args []string, std streams, env lookupEnv) int {
-	return execute(ctx, newRoot(env, serverCommands()...), args, std)
+	return execute(ctx, newRoot(std, env, serverCommands()...), args, std.err)
 }
 
-func execute(ctx context.Context, root *cobra.Command, args []string, std streams) int {
+func execute(ctx context.Context, root *cobra.Command, args []string, stderr io.Writer) int {
 	root.SetArgs(args)
-	root.SetIn(std.in)
-	root.SetOut(std.out)
-	root.SetErr(std.err)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
 	if text := err.Error(); text != "" {
-		fmt.Fprintf(std.err, "quorate: %s\n", text)
+		fmt.Fprintf(stderr, "quorate: %s\n", text)
 	}
 	code := exitCode(err)
 	if code == exitUsage {
-		fmt.Fprintf(std.err, "Run '%s --help' for usage.\n", cmd.CommandPath())
+		fmt.Fprintf(stderr, "Run '%s --help' for usage.\n", cmd.CommandPath())
 	}
 	return code
 }
