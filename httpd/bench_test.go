@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
@@ -43,6 +44,9 @@ type discard struct{ h http.Header }
 func (d *discard) Header() http.Header         { return d.h }
 func (d *discard) Write(b []byte) (int, error) { return len(b), nil }
 func (d *discard) WriteHeader(int)             {}
+
+// SetReadDeadline is there because net/http's has one.
+func (d *discard) SetReadDeadline(time.Time) error { return nil }
 
 // rewind is a body that can be sent again.
 type rewind struct{ bytes.Reader }

@@ -57,13 +57,8 @@ var problemTable = map[kv.Code]kind{
 	codeCrossOrigin:      {http.StatusForbidden, "The request came from another origin"},
 }
 
-// kindOf gives a code's kind; one that a newer peer invented counts as internal.
-func kindOf(code kv.Code) kind {
-	if k, ok := problemTable[code]; ok {
-		return k
-	}
-	return problemTable[kv.CodeInternal]
-}
+// kindOf gives a code's kind.
+func kindOf(code kv.Code) kind { return problemTable[code] }
 
 // problem is an error on its way out with what only the edge knows of it.
 type problem struct {
@@ -114,6 +109,10 @@ func asProblem(err error, read bool) *problem {
 		}
 	default:
 		e = &kv.Error{Code: kv.CodeInternal, Outcome: kv.OutcomeUnknown, Detail: "see the log of the node that answered", Cause: err}
+	}
+	if _, ok := problemTable[e.Code]; !ok {
+		// A peer of a newer release invented it; clients were promised a closed set.
+		e = &kv.Error{Code: kv.CodeInternal, Outcome: e.Outcome, Detail: string(e.Code) + ": " + e.Detail, Shard: e.Shard, Cause: err}
 	}
 	if read && e.Outcome == kv.OutcomeUnknown {
 		c := *e
