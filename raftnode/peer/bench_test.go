@@ -11,13 +11,13 @@ import (
 	"github.com/quorate-db/quorate/raftnode/peer"
 )
 
-// benchmarkCalls measures round trips of 100 bytes over loopback, both ends in this
+// benchmarkCalls measures round trips of so many bytes over loopback, both ends in this
 // process, by so many callers that each wait for their answer.
 func benchmarkCalls(b *testing.B, callers, size int) {
-	net := &loopback{}
-	server := net.tcp(b, 2, nil)
+	net := &peer.Loopback{}
+	server := net.TCP(b, 2)
 	server.Handle(peer.MethodTerms, func(_ kv.NodeID, req []byte, reply func([]byte, error)) { reply(req, nil) })
-	client := net.tcp(b, 1, nil)
+	client := net.TCP(b, 1)
 	for _, m := range []*peer.TCP{server, client} {
 		if err := m.Start(); err != nil {
 			b.Fatal(err)

@@ -70,7 +70,9 @@ func (l *link) get() (*outConn, error) {
 			l.to, time.Duration(l.retryAt-now).Round(time.Millisecond), l.lastErr)
 	}
 	c := newOutConn(l, cluster)
+	l.tcp.outs.add(c) // run takes it out
 	if !l.tcp.spawn(c.run) {
+		l.tcp.outs.remove(c)
 		return nil, errClosed
 	}
 	l.conn = c

@@ -152,7 +152,6 @@ func (c *outConn) run() {
 // connect dials and greets.
 func (c *outConn) connect() (*wire, *greeting, error) {
 	t := c.tcp
-	t.outs.add(c)
 	address, ok := t.opts.Directory(c.link.to)
 	if !ok {
 		return nil, nil, errors.New("no address is known")
