@@ -221,7 +221,7 @@ func (a *agent) ownReport() *metapb.NodeReport {
 		}
 		out.Replicas = append(out.Replicas, r)
 	}
-	slices.SortFunc(out.Replicas, func(a, b *metapb.ReplicaReport) int { return cmp.Compare(a.Shard, b.Shard) })
+	sortReplicas(out)
 	return out
 }
 

@@ -18,10 +18,17 @@ func (s *State) reportDescriptors(c *metapb.ReportDescriptors) (*State, *metapb.
 	}
 	next, accepted := s, uint32(0)
 	for _, r := range c.GetReports() {
-		if changed, ok := next.withDescriptor(r); ok {
-			next = changed
-			accepted++
+		kind := next.news(r)
+		if kind == newsNone {
+			continue
 		}
+		if accepted == 0 {
+			fresh := *s
+			fresh.shards = slices.Clone(s.shards)
+			next = &fresh
+		}
+		next.takeDescriptor(r, kind)
+		accepted++
 	}
 	return next, &metapb.Result{Accepted: accepted}
 }
@@ -77,40 +84,38 @@ func reportable(d *kvpb.ShardDescriptor) bool {
 	return voters > 0
 }
 
-func (s *State) withDescriptor(r *metapb.DescriptorReport) (*State, bool) {
-	kind := s.news(r)
-	if kind == newsNone {
-		return s, false
-	}
+// takeDescriptor takes in what was judged to be news. The receiver is not shared
+// yet and owns its slice of shards.
+func (s *State) takeDescriptor(r *metapb.DescriptorReport, kind descriptorNews) {
 	record := &metapb.Shard{
 		Current:     proto.CloneOf(r.Shard),
 		ConfigIndex: r.ConfigIndex,
 		State:       metapb.ShardState_SHARD_ACTIVE,
 	}
 	d := record.Current
-	next := *s
 	i, found := s.shardIndex(d.Shard)
-	next.shards = slices.Clone(s.shards)
 	if found {
 		record.Initial = s.shards[i].Initial
 		d.Replicas = orderReplicas(s.shards[i].Current.Replicas, d.Replicas)
-		next.shards[i] = record
+		s.shards[i] = record
 	} else {
-		next.shards = slices.Insert(next.shards, i, record)
+		s.shards = slices.Insert(s.shards, i, record)
 	}
 	if kind == newsRange {
-		next.segments = s.segments.put(d.Start, d.End, kv.ShardID(d.Shard), d.Generation)
-		next.dropUnmapped()
+		from, to := s.segments.overlapping(d.Start, d.End)
+		displaced := s.segments[from:to]
+		s.segments = s.segments.put(d.Start, d.End, kv.ShardID(d.Shard), d.Generation)
+		s.dropUnmapped(displaced)
 	}
-	return &next, true
 }
 
-// dropUnmapped forgets the shards that no key belongs to any more: they were
-// merged into another. Their ids stay used (P3). The receiver owns its slices.
-func (s *State) dropUnmapped() {
-	mapped := make(map[kv.ShardID]bool, len(s.segments))
-	for _, e := range s.segments {
-		mapped[e.shard] = true
+// dropUnmapped forgets those of the displaced shards that no key belongs to any
+// more: they were merged into another. Their ids stay used (P3).
+func (s *State) dropUnmapped(displaced segments) {
+	for _, old := range displaced {
+		mapped := slices.ContainsFunc(s.segments, func(e segment) bool { return e.shard == old.shard })
+		if i, found := s.shardIndex(uint64(old.shard)); found && !mapped {
+			s.shards = slices.Delete(s.shards, i, i+1)
+		}
 	}
-	s.shards = slices.DeleteFunc(s.shards, func(h *metapb.Shard) bool { return !mapped[kv.ShardID(h.Current.Shard)] })
 }

@@ -1,7 +1,9 @@
 package placement
 
 import (
+	"cmp"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -49,8 +51,10 @@ func (t *tracker) setLeading(leading bool, now time.Time) {
 	clear(t.leads)
 }
 
-// take holds a report. It does nothing unless this node leads.
+// take holds a report and owns it from then on. It does nothing unless this node
+// leads.
 func (t *tracker) take(report *metapb.NodeReport, now time.Time) {
+	sortReplicas(report)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !t.leading {
@@ -135,4 +139,9 @@ func (h *heard) judge(tuning Tuning, now time.Time) Liveness {
 		return Dead
 	}
 	return Alive
+}
+
+// sortReplicas puts a report's replicas in order of shard, as Health wants them.
+func sortReplicas(report *metapb.NodeReport) {
+	slices.SortFunc(report.Replicas, func(a, b *metapb.ReplicaReport) int { return cmp.Compare(a.Shard, b.Shard) })
 }

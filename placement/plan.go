@@ -1,7 +1,9 @@
 package placement
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,7 +28,7 @@ const (
 type Health struct {
 	Liveness Liveness
 	LastSeen time.Time          // zero = never
-	Report   *metapb.NodeReport // the last; nil = none
+	Report   *metapb.NodeReport // the last, its replicas ascending by shard; nil = none
 }
 
 // Lead says who leads a shard and since when the meta leader has known it.
@@ -182,12 +184,14 @@ func Plan(in Input) []Step {
 // replicaReport finds what a node last said of its replica of a shard, nil if it
 // said nothing.
 func (in *Input) replicaReport(node kv.NodeID, shard kv.ShardID) *metapb.ReplicaReport {
-	for _, r := range in.Health[node].Report.GetReplicas() {
-		if r.Shard == uint64(shard) {
-			return r
-		}
+	replicas := in.Health[node].Report.GetReplicas()
+	i, found := slices.BinarySearchFunc(replicas, uint64(shard), func(r *metapb.ReplicaReport, id uint64) int {
+		return cmp.Compare(r.Shard, id)
+	})
+	if !found {
+		return nil
 	}
-	return nil
+	return replicas[i]
 }
 
 func (in *Input) alive(node kv.NodeID) bool { return in.Health[node].Liveness == Alive }

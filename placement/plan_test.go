@@ -159,6 +159,7 @@ func (w *planWorld) replica(node kv.NodeID, shard uint64, o map[string]string) {
 		r.Failure = "disk"
 	}
 	report.Replicas = append(report.Replicas, r)
+	sortReplicas(report)
 }
 
 // lead sets who leads which shard and has everybody report accordingly.
@@ -388,5 +389,34 @@ func TestEvenSplitPoints(t *testing.T) {
 	}
 	if got := fmt.Sprintf("%s", EvenSplitPoints(8)); got != "[7k FV NF V ck kV sF]" {
 		t.Errorf("8 shards: %s", got)
+	}
+}
+
+// BenchmarkPlan plans a round for 1,000 nodes with 100,000 shards, of which one
+// node in a hundred has lost its leaders.
+func BenchmarkPlan(b *testing.B) {
+	in := Input{State: leaderState(1000, 3, 100_000), Now: time.UnixMilli(1e12), Health: map[kv.NodeID]Health{}, Leads: map[kv.ShardID]Lead{}}
+	reports := map[uint64]*metapb.NodeReport{}
+	for _, h := range in.State.Shards() {
+		lead := h.Current.Replicas[0].Node
+		if lead%100 == 0 {
+			lead = h.Current.Replicas[1].Node
+		}
+		in.Leads[kv.ShardID(h.Current.Shard)] = Lead{Node: kv.NodeID(lead), Term: 1}
+		for _, r := range h.Current.Replicas {
+			if reports[r.Node] == nil {
+				reports[r.Node] = &metapb.NodeReport{Node: r.Node}
+			}
+			reports[r.Node].Replicas = append(reports[r.Node].Replicas,
+				&metapb.ReplicaReport{Shard: h.Current.Shard, Incarnation: 1, Role: string(kv.RoleFollower)})
+		}
+	}
+	for node, report := range reports {
+		in.Health[kv.NodeID(node)] = Health{Liveness: Alive, Report: report}
+	}
+	for b.Loop() {
+		if got := len(Plan(in)); got == 0 {
+			b.Fatal("nothing planned")
+		}
 	}
 }
