@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"slices"
 	"sync"
@@ -204,7 +205,9 @@ func (t *TCP) spawn(f func()) bool {
 
 // Send asks a peer as Mesh says. The request is copied before Send returns.
 func (t *TCP) Send(to kv.NodeID, m Method, req []byte, deadline time.Time, done func([]byte, error)) {
-	if err := t.send(to, m, req, int64(deadline.Sub(t.base))+1, done); err != nil {
+	// Sub saturates; half of its range is time enough.
+	at := min(int64(deadline.Sub(t.base)), math.MaxInt64/2) + 1
+	if err := t.send(to, m, req, at, done); err != nil {
 		done(nil, err)
 	}
 }

@@ -127,6 +127,11 @@ func testEcho(t *testing.T, net Net) {
 	if id := <-from; id != alice {
 		t.Fatalf("handler was told of %s", id)
 	}
+	centuries := make(chan error, 1)
+	a.Send(bob, peer.MethodTerms, nil, time.Now().AddDate(900, 0, 0), func(_ []byte, err error) { centuries <- err })
+	if err := wait(t, "answer", centuries); err != nil {
+		t.Fatal(err)
+	}
 	for _, size := range []int{0, 1, 8 << 10, 64 << 10, 3 << 20} {
 		req := bytes.Repeat([]byte{7}, size)
 		got := wait(t, "answer", ask(a, bob, peer.MethodTerms, req, patience))
