@@ -1,0 +1,164 @@
+package raftnode
+
+import (
+	"fmt"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/raftnode/peer"
+)
+
+// handle registers the host with the mesh.
+func (h *Host) handle() {
+	m := h.opts.Mesh
+	m.Handle(peer.MethodTerms, h.handleTerms)
+	m.Handle(peer.MethodClock, h.handleClock)
+	m.Handle(peer.MethodAppendEntries, h.addressed((*Replica).handleAppend))
+	m.Handle(peer.MethodRequestVote, h.addressed((*Replica).handleVote))
+	m.Handle(peer.MethodPreVote, h.addressed((*Replica).handlePreVote))
+	m.Handle(peer.MethodTimeoutNow, h.addressed((*Replica).handleTimeoutNow))
+	m.Handle(peer.MethodSnapshotChunk, h.addressed((*Replica).handleChunk))
+	m.Handle(peer.MethodReadIndex, h.addressed(func(r *Replica, _ envelope, _ *wireReader, reply func([]byte, error)) error {
+		r.handleReadIndex(reply)
+		return nil
+	}))
+	m.OnUnreachable(h.unreachable)
+}
+
+// replicaHandler takes a message apart and sees to it that it is answered, or
+// gives an error as the answer. It does not block.
+type replicaHandler func(r *Replica, e envelope, in *wireReader, reply func([]byte, error)) error
+
+// addressed gives a mesh handler for messages between replicas: only the one that
+// is meant gets it (R1), and if it is mute nothing comes back (R12, R13).
+func (h *Host) addressed(handler replicaHandler) peer.Handler {
+	return func(from kv.NodeID, req []byte, reply func([]byte, error)) {
+		in := &wireReader{rest: req}
+		e := in.envelope()
+		if in.failed || e.from.Node != from || e.from.Shard != e.to.Shard || e.from.Incarnation == 0 {
+			reply(nil, kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "malformed message from node %s", from))
+			return
+		}
+		r, ok := h.Replica(e.to.Shard)
+		if !ok || r.id != e.to {
+			reply(nil, kv.Errorf(kv.CodeNoReplica, kv.OutcomeNotApplied, "node %s does not hold %s", h.opts.Node, e.to))
+			return
+		}
+		if r.mute.Load() > 0 {
+			reply(nil, r.errMute())
+			return
+		}
+		if err := handler(r, e, in, reply); err != nil {
+			reply(nil, kv.AsError(err))
+		}
+	}
+}
+
+// toRaft hands a message to Raft and its answer, encoded, to reply.
+func (r *Replica) toRaft(message any, bytes int, reply func([]byte, error), encode func(resp any) []byte) error {
+	inst := r.inst.Load()
+	if inst == nil {
+		return r.errStopped()
+	}
+	return inst.inbox.deliver(message, bytes, func(resp any, err error) {
+		switch {
+		case r.mute.Load() > 0: // it may have become so while Raft was at it
+			reply(nil, r.errMute())
+		case err != nil:
+			reply(nil, kv.Errorf(kv.CodeUnavailable, kv.OutcomeUnknown, "replica %s: %w", r.id, err))
+		default:
+			reply(encode(resp), nil)
+		}
+	})
+}
+
+// headerOf gives the library's header for a message from a peer. The mesh has
+// checked who sends.
+func headerOf(e envelope) raft.RPCHeader {
+	id := []byte(e.from.String())
+	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: id, Addr: id}
+}
+
+func malformed(err error) error { return kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "%w", err) }
+
+func (r *Replica) handleAppend(e envelope, in *wireReader, reply func([]byte, error)) error {
+	bytes := len(in.rest)
+	m, err := in.decodeAppend(e)
+	if err != nil {
+		return malformed(err)
+	}
+	m.RPCHeader = headerOf(e)
+	return r.toRaft(m, bytes, reply, func(resp any) []byte {
+		return encodeAppendResponse(resp.(*raft.AppendEntriesResponse))
+	})
+}
+
+// configured tells whether the replica has a configuration. Without one the
+// library would vote for anybody (R3).
+func (r *Replica) configured() error {
+	if len(r.members()) == 0 {
+		return kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied, "replica %s has no configuration yet and does not vote", r.id)
+	}
+	return nil
+}
+
+func (r *Replica) handleVote(e envelope, in *wireReader, reply func([]byte, error)) error {
+	b, err := in.decodeBallot()
+	if err != nil {
+		return malformed(err)
+	}
+	if err := r.configured(); err != nil {
+		return err
+	}
+	m := &raft.RequestVoteRequest{
+		RPCHeader: headerOf(e), Term: b.term, LastLogIndex: b.lastIndex, LastLogTerm: b.lastTerm, LeadershipTransfer: b.transfer,
+	}
+	return r.toRaft(m, 0, reply, func(resp any) []byte {
+		v := resp.(*raft.RequestVoteResponse)
+		return encodeVote(v.Term, v.Granted)
+	})
+}
+
+func (r *Replica) handlePreVote(e envelope, in *wireReader, reply func([]byte, error)) error {
+	b, err := in.decodeBallot()
+	if err != nil {
+		return malformed(err)
+	}
+	if err := r.configured(); err != nil {
+		return err
+	}
+	m := &raft.RequestPreVoteRequest{RPCHeader: headerOf(e), Term: b.term, LastLogIndex: b.lastIndex, LastLogTerm: b.lastTerm}
+	return r.toRaft(m, 0, reply, func(resp any) []byte {
+		v := resp.(*raft.RequestPreVoteResponse)
+		return encodeVote(v.Term, v.Granted)
+	})
+}
+
+// handleTimeoutNow takes a leader's word that this replica is to be elected. A
+// replica without a vote, or that does not know the sender, does not stand.
+func (r *Replica) handleTimeoutNow(e envelope, _ *wireReader, reply func([]byte, error)) error {
+	if m, ok := r.member(r.id); !ok || !m.Voter {
+		return kv.Errorf(kv.CodeConflict, kv.OutcomeNotApplied, "replica %s has no vote", r.id)
+	}
+	if _, ok := r.member(e.from); !ok {
+		return kv.Errorf(kv.CodeConflict, kv.OutcomeNotApplied, "replica %s does not know %s", r.id, e.from)
+	}
+	m := &raft.TimeoutNowRequest{RPCHeader: headerOf(e)}
+	return r.toRaft(m, 0, reply, func(any) []byte { return []byte{wireFormat} })
+}
+
+func (r *Replica) handleChunk(_ envelope, in *wireReader, reply func([]byte, error)) error {
+	c, err := in.decodeChunk()
+	if err != nil {
+		return malformed(fmt.Errorf("from a leader: %w", err))
+	}
+	r.receiveChunk(c, func(a chunkAnswer, err error) {
+		if err != nil {
+			reply(nil, kv.AsError(err))
+			return
+		}
+		reply(a.encode(), nil)
+	})
+	return nil
+}

@@ -1,0 +1,318 @@
+package raftnode
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/quorate-db/quorate/kv"
+)
+
+// tickInterval is how often a host looks after its replicas.
+const tickInterval = time.Second
+
+// Host holds the replicas of one node. Its methods may be called from any
+// goroutine, Close once.
+type Host struct {
+	opts   Options
+	log    *slog.Logger
+	terms  *terms
+	clocks clocks
+	stages *semaphore.Weighted // snapshots that are being received
+
+	ctx    context.Context // ends when the host closes
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // the host's own goroutines
+
+	changes sync.Mutex // Create and Destroy, one at a time
+
+	mu       sync.Mutex
+	closing  bool
+	replicas map[kv.ShardID]*Replica
+	timers   map[*time.Timer]struct{} // elections that are about to be started
+}
+
+// Open starts every replica of which there is a record, and registers the mesh's
+// handlers. A replica whose state or log is damaged does not stop the others: it
+// is there with a Failure in its status.
+func Open(ctx context.Context, opts Options) (*Host, error) {
+	opts.setDefaults()
+	if err := opts.validate(); err != nil {
+		return nil, err
+	}
+	h := &Host{
+		opts:     opts,
+		log:      opts.Logger.With("node", opts.Node.String()),
+		terms:    &terms{mesh: opts.Mesh, timeout: opts.Timing.Heartbeat / 4, peers: map[kv.NodeID]*termsPeer{}},
+		clocks:   clocks{samples: map[kv.NodeID]clockSample{}},
+		stages:   semaphore.NewWeighted(stagesMax),
+		replicas: map[kv.ShardID]*Replica{},
+		timers:   map[*time.Timer]struct{}{},
+	}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	if err := h.prepareDir(); err != nil {
+		return nil, fmt.Errorf("raftnode: %w", err)
+	}
+	records, err := opts.Logs.Records()
+	if err != nil {
+		return nil, fmt.Errorf("raftnode: read the records: %w", err)
+	}
+	h.handle()
+	for _, stored := range records {
+		if stored.Tombstone {
+			continue
+		}
+		record, err := decodeRecord(stored.ID, stored.Data)
+		if err == nil {
+			err = h.start(record)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("raftnode: %w", err), h.Close(ctx))
+		}
+	}
+	h.wg.Add(1)
+	go h.run()
+	return h, nil
+}
+
+// prepareDir makes the host's directories and removes what a crash left of
+// snapshots that were being received.
+func (h *Host) prepareDir() error {
+	staging := h.opts.FS.PathJoin(h.opts.Dir, "staging")
+	if err := h.opts.FS.RemoveAll(staging); err != nil {
+		return err
+	}
+	return h.opts.FS.MkdirAll(staging, 0o755)
+}
+
+func (h *Host) stagePath(id kv.ServerID) string {
+	return h.opts.FS.PathJoin(h.opts.Dir, "staging", fmt.Sprintf("%s-%d", id.Shard, id.Incarnation))
+}
+
+func (h *Host) filesOf(id kv.ServerID) *snapshotFiles {
+	dir := h.opts.FS.PathJoin(h.opts.Dir, "snapshots", fmt.Sprintf("%s-%d", id.Shard, id.Incarnation))
+	return &snapshotFiles{fs: h.opts.FS, dir: dir}
+}
+
+// start opens a replica's parts and lets its keeper start Raft.
+func (h *Host) start(record Record) error {
+	machine, err := h.opts.Machine(record)
+	if err != nil {
+		return fmt.Errorf("open the state of %s: %w", record.ID, err)
+	}
+	store, err := h.opts.Logs.Open(record.ID, record.Log)
+	if err != nil {
+		return fmt.Errorf("open the log of %s: %w", record.ID, err)
+	}
+	r := h.newReplica(record, machine, store)
+	if record.Kind == InMemory {
+		err := r.files.open()
+		if err == nil && machine.Applied().Index == 0 {
+			err = r.files.restore(machine, func(index uint64, err error) {
+				r.log.Error("a snapshot cannot be used", "index", index, "err", err)
+			})
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("restore %s: %w", record.ID, err), store.Close())
+		}
+	}
+	r.snaps.flushed = machine.Applied() // it was just read from disk
+	h.mu.Lock()
+	if h.closing {
+		h.mu.Unlock()
+		return errors.Join(errHostClosing(h.opts.Node), store.Close())
+	}
+	h.replicas[record.ID.Shard] = r
+	h.mu.Unlock()
+	go r.keep()
+	for range h.opts.EntriesInFlight {
+		r.wg.Add(1)
+		go r.lane()
+	}
+	return nil
+}
+
+func (h *Host) newReplica(record Record, machine StateMachine, store LogStore) *Replica {
+	r := &Replica{
+		id:      record.ID,
+		record:  record,
+		host:    h,
+		log:     h.log.With("shard", record.ID.Shard.String()),
+		machine: machine,
+		files:   h.filesOf(record.ID),
+	}
+	r.store = &logStore{inner: store, r: r}
+	r.snaps = &snapshots{r: r, sending: map[int]time.Time{}}
+	r.proposer.queue.wake = make(chan struct{}, 1)
+	r.proposer.turn = make(chan struct{}, 1)
+	r.reader.r = r
+	r.ctx, r.cancel = context.WithCancelCause(context.Background())
+	r.kept = make(chan struct{})
+	r.ended = make(chan struct{})
+	r.observed = make(chan raft.Observation, 1)
+	r.jobs = make(chan func(), keeperJobsMax)
+	return r
+}
+
+func errHostClosing(node kv.NodeID) *kv.Error {
+	return kv.Errorf(kv.CodeDraining, kv.OutcomeNotApplied, "node %s is shutting down", node)
+}
+
+// Create makes a replica: it writes the record, and starts the replica. It refuses
+// (kv.CodeConflict) if there is or was one of this shard with the same or a higher
+// incarnation, so a server id is never used twice (rule 1). If the process ends in
+// between, Open goes on where it stopped.
+func (h *Host) Create(_ context.Context, record Record) error {
+	if err := record.validate(h.opts.Node); err != nil {
+		return kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "create a replica: %w", err)
+	}
+	h.changes.Lock()
+	defer h.changes.Unlock()
+	if h.ctx.Err() != nil {
+		return errHostClosing(h.opts.Node)
+	}
+	records, err := h.opts.Logs.Records()
+	if err != nil {
+		return fmt.Errorf("create %s: %w", record.ID, err)
+	}
+	for _, stored := range records {
+		if stored.ID.Shard != record.ID.Shard {
+			continue
+		}
+		if stored.ID.Incarnation >= record.ID.Incarnation || !stored.Tombstone {
+			return withShard(record.ID, kv.Errorf(kv.CodeConflict, kv.OutcomeNotApplied,
+				"create %s: this node has or had %s", record.ID, stored.ID))
+		}
+	}
+	if err := h.opts.Logs.PutRecord(StoredRecord{ID: record.ID, Data: record.encode()}); err != nil {
+		return fmt.Errorf("create %s: %w", record.ID, err)
+	}
+	return h.start(record)
+}
+
+// Destroy stops a replica and marks it as destroyed, for good, before anything of
+// it is removed. That the shard's own configuration does not have it any more is
+// for the caller to know (rule 2). What the machine holds is the caller's too. A
+// shard without a replica is none to destroy.
+func (h *Host) Destroy(ctx context.Context, shard kv.ShardID) error {
+	h.changes.Lock()
+	defer h.changes.Unlock()
+	r, ok := h.Replica(shard)
+	if !ok {
+		return nil
+	}
+	if err := r.close(ctx); err != nil {
+		return fmt.Errorf("destroy %s: %w", r.id, err)
+	}
+	if err := h.opts.Logs.Tombstone(shard); err != nil {
+		return fmt.Errorf("destroy %s: %w", r.id, err)
+	}
+	h.mu.Lock()
+	delete(h.replicas, shard)
+	h.mu.Unlock()
+	if err := h.opts.FS.RemoveAll(r.files.dir); err != nil {
+		r.log.Warn("could not remove the snapshots of a destroyed replica", "err", err)
+	}
+	return nil
+}
+
+// Replica gives this node's replica of a shard.
+func (h *Host) Replica(shard kv.ShardID) (*Replica, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r, ok := h.replicas[shard]
+	return r, ok
+}
+
+// Replicas gives all replicas in order of shard.
+func (h *Host) Replicas() []*Replica {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make([]*Replica, 0, len(h.replicas))
+	for _, r := range h.replicas {
+		all = append(all, r)
+	}
+	slices.SortFunc(all, func(a, b *Replica) int { return cmp.Compare(a.id.Shard, b.id.Shard) })
+	return all
+}
+
+// Close hands leadership over where it can, stops every replica, and waits. The
+// error tells that something did not end before ctx did, in which case the logs
+// must not be closed.
+func (h *Host) Close(ctx context.Context) error {
+	h.mu.Lock()
+	h.closing = true
+	for t := range h.timers {
+		t.Stop()
+	}
+	h.mu.Unlock()
+	h.cancel()
+	h.changes.Lock() // a Create that is under way
+	defer h.changes.Unlock()
+	h.handOver(ctx)
+	all := h.Replicas()
+	errs := make([]error, len(all))
+	var wg sync.WaitGroup
+	for i, r := range all {
+		wg.Go(func() { errs[i] = r.close(ctx) })
+	}
+	wg.Wait()
+	h.wg.Wait()
+	return errors.Join(errs...)
+}
+
+// handOver moves leadership away from this node, so that its shards go on without
+// waiting for an election. It takes as long as the slowest transfer.
+func (h *Host) handOver(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, r := range h.Replicas() {
+		if _, _, leads := r.leading(); !leads || voters(r.members()) < 2 {
+			continue
+		}
+		wg.Go(func() {
+			if err := r.Transfer(ctx, kv.ServerID{}); err != nil {
+				r.log.Info("could not hand leadership over", "err", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// run looks after the replicas until the host closes.
+func (h *Host) run() {
+	defer h.wg.Done()
+	tick := time.NewTicker(tickInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			h.askClocks()
+			h.takeSnapshots()
+		case <-h.ctx.Done():
+			return
+		}
+	}
+}
+
+// takeSnapshots puts the state of those replicas on disk that have applied enough
+// since the last time, one after the other: they share a disk.
+func (h *Host) takeSnapshots() {
+	t := h.opts.Timing
+	for _, r := range h.Replicas() {
+		due := r.sinceSnapshot.entries.Load() >= t.SnapshotEntries || r.sinceSnapshot.bytes.Load() >= t.SnapshotBytes
+		if !due || r.snaps.protected(time.Now()) {
+			continue
+		}
+		if err := r.Snapshot(h.ctx); err != nil && h.ctx.Err() == nil {
+			r.log.Warn("could not take a snapshot", "err", err)
+		}
+	}
+}

@@ -1,0 +1,142 @@
+package raftnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/raftnode/peer"
+)
+
+const (
+	// chunkTimeout bounds one message of a snapshot, sendPatience how long a
+	// receiver may answer nothing useful, installPatience how long it may take to
+	// restore.
+	chunkTimeout    = 5 * time.Second
+	sendPatience    = 15 * time.Second
+	installPatience = 10 * time.Minute
+	chunkRetry      = 50 * time.Millisecond
+	installPoll     = 100 * time.Millisecond
+)
+
+// sending is one snapshot on its way to a follower. One message is in flight at a
+// time: at 256 KiB that fills a local network, and leaves room for others.
+type sending struct {
+	r   *Replica
+	t   *transport
+	to  kv.ServerID
+	c   chunk
+	sum hash.Hash32
+}
+
+// sendSnapshot carries the state to a follower and returns when it is installed
+// there, or fails. The library calls it from the goroutine that replicates to
+// this one follower; heartbeats have another.
+func (r *Replica) sendSnapshot(t *transport, to kv.ServerID, m *raft.InstallSnapshotRequest, data io.Reader) (*raft.InstallSnapshotResponse, error) {
+	start := time.Now()
+	s := &sending{r: r, t: t, to: to, sum: castagnoli()}
+	s.c = chunk{term: m.Term, stream: rand.Uint64(), index: m.LastLogIndex, terms: m.LastLogTerm}
+	answer, err := s.run(data)
+	if hook := r.host.opts.Hooks.SnapshotSent; hook != nil {
+		hook(r.id, to.Node, int64(s.c.offset), time.Since(start), err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("send the state at %d to %s: %w", m.LastLogIndex, to, err)
+	}
+	if answer.status == chunkStale {
+		return &raft.InstallSnapshotResponse{Term: answer.term}, nil
+	}
+	// It has the state at index, which is committed, so it agrees with this leader
+	// up to there, whatever its term is.
+	r.log.Info("a follower has installed the state", "to", to.Node, "index", m.LastLogIndex, "bytes", s.c.offset)
+	return &raft.InstallSnapshotResponse{Term: m.Term, Success: true}, nil
+}
+
+func (s *sending) run(data io.Reader) (chunkAnswer, error) {
+	buf := make([]byte, snapshotChunkBytes)
+	for !s.c.last {
+		n, err := io.ReadFull(data, buf)
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+			s.c.last = true
+		case err != nil:
+			return chunkAnswer{}, err
+		}
+		s.c.data = buf[:n]
+		_, _ = s.sum.Write(s.c.data) // never fails
+		if s.c.last {
+			s.c.sum = s.sum.Sum32()
+		}
+		if err := s.pace(n); err != nil {
+			return chunkAnswer{}, err
+		}
+		answer, err := s.deliver()
+		if err != nil || answer.status != chunkNext {
+			return answer, err
+		}
+		s.c.offset += uint64(n)
+	}
+	return chunkAnswer{}, errors.New("the receiver wants more than there is")
+}
+
+// pace keeps to the node's limit for snapshots.
+func (s *sending) pace(n int) error {
+	limiter := s.r.host.opts.SnapshotRate
+	if limiter == nil {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	unhook := context.AfterFunc(s.r.ctx, cancel)
+	defer unhook()
+	return limiter.WaitN(ctx, min(n, limiter.Burst()))
+}
+
+// deliver sends the current chunk until the receiver has it. After the last one
+// it asks until the state is installed.
+func (s *sending) deliver() (chunkAnswer, error) {
+	want := s.c.offset + uint64(len(s.c.data))
+	patience := time.Now().Add(sendPatience)
+	installing := false
+	for {
+		answer, err := s.once()
+		wait := chunkRetry
+		switch {
+		case err == nil && (answer.status == chunkHave || answer.status == chunkStale):
+			return answer, nil
+		case err == nil && answer.status == chunkInstalling && s.c.last:
+			if !installing {
+				installing, patience = true, time.Now().Add(installPatience)
+			}
+			wait = installPoll
+		case err == nil && answer.status == chunkNext && answer.offset == want && !s.c.last:
+			return answer, nil
+		case err == nil && answer.offset != s.c.offset:
+			return answer, fmt.Errorf("the receiver is at %d, this is at %d", answer.offset, s.c.offset)
+		}
+		if time.Now().After(patience) {
+			return answer, fmt.Errorf("no progress at %d: %w", s.c.offset, err)
+		}
+		select {
+		case <-time.After(wait):
+		case <-s.t.stop:
+			return answer, raft.ErrTransportShutdown
+		}
+	}
+}
+
+func (s *sending) once() (chunkAnswer, error) {
+	req := s.c.encode(envelope{from: s.r.id, to: s.to})
+	data, err := s.t.call(peer.MethodSnapshotChunk, s.to, req, chunkTimeout)
+	if err != nil {
+		return chunkAnswer{}, err
+	}
+	return decodeChunkAnswer(data)
+}
