@@ -1,0 +1,105 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quorate-db/quorate/internal/server"
+)
+
+// serveOptions are the flags of `quorate serve`.
+type serveOptions struct {
+	config        server.Config
+	logFormat     string
+	logLevel      string
+	stopWithStdin bool
+}
+
+func serveCommand() *cobra.Command {
+	var o serveOptions
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run one node",
+		Long: `Run one node of a cluster.
+
+The first time, start every node with the same --join (peer addresses of all of
+them) and --expect (how many there are): the owner of the first address founds
+the cluster when all have answered. Later, the same command line starts the node
+again; a new node needs --join with any member's address.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runServe(cmd.Context(), o, cmd.InOrStdin(), cmd.ErrOrStderr())
+		},
+	}
+	f, c := cmd.Flags(), &o.config
+	f.StringVar(&c.DataDir, "data-dir", "", "folder that holds everything this node keeps (required)")
+	f.StringVar(&c.Name, "name", "", "name of this node, unique in the cluster (default: its id)")
+	f.StringVar(&c.Zone, "zone", "", "failure domain, such as a rack; replicas of a shard are spread over zones")
+	f.StringVar(&c.HTTP.Listen, "http-listen", "127.0.0.1:7001", "address for clients")
+	f.StringVar(&c.HTTP.Advertise, "http-advertise", "", "address that clients are told (default: --http-listen)")
+	f.StringVar(&c.Peer.Listen, "peer-listen", "127.0.0.1:7101", "address for other nodes")
+	f.StringVar(&c.Peer.Advertise, "peer-advertise", "", "address that other nodes are told (default: --peer-listen)")
+	f.StringSliceVar(&c.Join, "join", nil, "peer addresses of the cluster, the founder's first")
+	f.IntVar(&c.Expect, "expect", 1, "found a new cluster only when this many nodes have answered")
+	f.IntVar(&c.Initial.Count, "shards", 1, "new cluster: number of shards, cut evenly over [0-9A-Za-z]")
+	f.StringSliceVar(&c.Initial.SplitPoints, "split-points", nil, "new cluster: keys at which shards begin, instead of --shards")
+	f.IntVar(&c.Initial.ReplicationFactor, "replication-factor", 3, "new cluster: copies of each shard, 1 to 7")
+	f.StringVar(&c.Log, "log", "shared", "raft log of data shards: shared (one store for all) or bolt (a file for each)")
+	f.BoolVar(&c.Insecure, "insecure", false, "allow listening beyond loopback although there is no security yet")
+	f.DurationVar(&c.Timing.Heartbeat, "heartbeat-timeout", server.DefaultTiming.Heartbeat, "a follower that hears nothing for this long starts an election")
+	f.DurationVar(&c.Timing.Election, "election-timeout", server.DefaultTiming.Election, "an election that is not won in this time starts anew")
+	f.DurationVar(&c.Timing.Retention, "retention", server.DefaultTiming.Retention, "how long old versions of a key are kept")
+	f.DurationVar(&c.Timing.ShutdownWait, "shutdown-wait", server.DefaultTiming.ShutdownWait, "how long a stopping node waits for requests and leadership transfers")
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.BoolVar(&o.stopWithStdin, "stop-with-stdin", false, "stop when standard input ends")
+	_ = f.MarkHidden("stop-with-stdin") // for a parent process that must not leave orphans
+	return cmd
+}
+
+// runServe runs a node until ctx ends (a signal), the end of standard input (if asked for)
+// or a failure that a node must not survive.
+func runServe(ctx context.Context, o serveOptions, stdin io.Reader, stderr io.Writer) error {
+	log, err := newLogger(stderr, o.logFormat, o.logLevel)
+	if err != nil {
+		return usageError{err}
+	}
+	config := o.config.Defaulted()
+	config.Release = release
+	if err := config.Validate(); err != nil {
+		return usageError{err}
+	}
+	if o.stopWithStdin {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		// Ends with the process: a read of standard input cannot be interrupted.
+		go func() {
+			_, _ = io.Copy(io.Discard, stdin)
+			cancel()
+		}()
+	}
+	return server.Run(ctx, config, log)
+}
+
+// newLogger makes the process's logger.
+func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
+	}
+	opts := &slog.HandlerOptions{Level: l}
+	switch strings.ToLower(format) {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, opts)), nil
+	default:
+		return nil, fmt.Errorf("--log-format %q: want text or json", format)
+	}
+}

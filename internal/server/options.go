@@ -1,0 +1,103 @@
+package server
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/quorate-db/quorate/httpd"
+	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/placement"
+	"github.com/quorate-db/quorate/raftnode"
+	"github.com/quorate-db/quorate/raftnode/peer"
+	"github.com/quorate-db/quorate/router"
+)
+
+// Hooks are told what a node does, for metrics. Any may be nil.
+type Hooks struct {
+	HTTP      httpd.Hooks
+	Router    router.Hooks
+	Raft      raftnode.Hooks
+	Peer      peer.Hooks
+	Placement placement.Hooks
+	LogSync   func(took time.Duration)
+}
+
+func (n *Node) hostOptions() raftnode.Options {
+	hooks := n.world.Hooks.Raft
+	failed := hooks.Failed
+	hooks.Failed = func(id kv.ServerID, err error) {
+		if failed != nil {
+			failed(id, err)
+		}
+		n.die(fmt.Errorf("replica %s: %w", id, err))
+	}
+	t := n.config.Timing
+	return raftnode.Options{
+		Node:    n.identity.Node(),
+		Dir:     n.world.FS.PathJoin(n.config.DataDir, "snapshots"),
+		FS:      n.world.FS,
+		Mesh:    n.mesh,
+		Logs:    n.logs,
+		Machine: n.machineOf,
+		Now:     n.world.Now,
+		Timing:  raftnode.Timing{Heartbeat: t.Heartbeat, Election: t.Election, Commit: t.Commit, WriteDeadline: t.WriteStall},
+		Logger:  n.log,
+		Hooks:   hooks,
+	}
+}
+
+// machineOf gives the state machine of a replica.
+func (n *Node) machineOf(r raftnode.Record) (raftnode.StateMachine, error) {
+	if r.ID.Shard == kv.MetaShard {
+		return metaMachine{n.machine}, nil
+	}
+	var initial kvpb.ShardDescriptor
+	if err := proto.Unmarshal(r.Payload, &initial); err != nil {
+		return nil, fmt.Errorf("record of %s: %w", r.ID, err)
+	}
+	replica, err := n.db.OpenReplica(r.ID.Shard, &initial)
+	if err != nil {
+		return nil, err
+	}
+	return dataMachine{replica}, nil
+}
+
+func (n *Node) controlOptions() placement.Options {
+	c := n.config
+	log := raftnode.SharedLog
+	if c.Log == "bolt" {
+		log = raftnode.BoltLog
+	}
+	points := make([][]byte, 0, len(c.Initial.SplitPoints))
+	for _, p := range c.Initial.SplitPoints {
+		points = append(points, []byte(p))
+	}
+	if len(points) == 0 {
+		points = placement.EvenSplitPoints(c.Initial.Count)
+	}
+	return placement.Options{
+		Self: placement.Self{
+			Name:        c.Name,
+			Zone:        c.Zone,
+			HTTPAddress: c.HTTP.Advertise,
+			PeerAddress: c.Peer.Advertise,
+			Release:     c.Release,
+		},
+		Join:              c.Join,
+		Expect:            c.Expect,
+		Machine:           n.machine,
+		Identity:          n.identity,
+		Meta:              metaReplica{n.host},
+		Replicas:          controlReplicas{host: n.host, logs: n.logs, log: log},
+		Peers:             controlPeers{routerPeers{n.mesh}},
+		ReplicationFactor: c.Initial.ReplicationFactor,
+		SplitPoints:       points,
+		LearnAddresses:    n.book.learn,
+		Now:               n.world.Now,
+		Logger:            n.log,
+		Hooks:             n.world.Hooks.Placement,
+	}
+}

@@ -1,0 +1,142 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/quorate-db/quorate/httpd"
+	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/raftnode/peer"
+	"github.com/quorate-db/quorate/store/engine"
+)
+
+// Run runs a node with its listeners until ctx ends, and then stops it in good
+// order; or until something fails that a node must not survive.
+func Run(ctx context.Context, config Config, log *slog.Logger) error {
+	p := &process{config: config, log: log}
+	listeners, err := p.listen(ctx)
+	if err != nil {
+		return err
+	}
+	if config.Insecure {
+		log.Warn("this node is not secured: whoever reaches its ports can read and write everything",
+			"http", config.HTTP.Listen, "peer", config.Peer.Listen)
+	}
+	node, err := Open(ctx, config, World{
+		FS:     engine.DiskFS(),
+		OnDisk: true,
+		Mesh:   p.mesh(listeners.peer),
+		Now:    time.Now,
+		Logger: log,
+		Hooks:  p.hooks(),
+	})
+	if err != nil {
+		return errors.Join(err, listeners.close())
+	}
+	p.node = node
+	return p.serve(ctx, listeners.http)
+}
+
+// process is a node with its HTTP edge.
+type process struct {
+	config Config
+	log    *slog.Logger
+	node   *Node
+}
+
+type listeners struct{ http, peer net.Listener }
+
+func (l listeners) close() error { return errors.Join(l.http.Close(), ignoreClosed(l.peer.Close())) }
+
+// ignoreClosed forgives closing a listener that the mesh has closed already.
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// listen takes both ports before anything is written to disk, so that a port in
+// use is a clear error and nothing else.
+func (p *process) listen(ctx context.Context) (listeners, error) {
+	var lc net.ListenConfig
+	h, err := lc.Listen(ctx, "tcp", p.config.HTTP.Listen)
+	if err != nil {
+		return listeners{}, fmt.Errorf("--http-listen: %w", err)
+	}
+	l, err := lc.Listen(ctx, "tcp", p.config.Peer.Listen)
+	if err != nil {
+		return listeners{}, errors.Join(fmt.Errorf("--peer-listen: %w", err), h.Close())
+	}
+	return listeners{h, l}, nil
+}
+
+// mesh gives what makes the TCP mesh on a listener.
+func (p *process) mesh(l net.Listener) func(*Identity, func(kv.NodeID) (string, bool), func(map[kv.NodeID]string)) (Mesh, error) {
+	return func(id *Identity, lookup func(kv.NodeID) (string, bool), learn func(map[kv.NodeID]string)) (Mesh, error) {
+		hooks := p.hooks().Peer
+		told := hooks.Peer
+		hooks.Peer = func(info peer.PeerInfo) {
+			learn(map[kv.NodeID]string{info.ID: info.Advertise})
+			if told != nil {
+				told(info)
+			}
+		}
+		return peer.New(peer.Options{
+			Self:      id.Node(),
+			ClusterID: id.ClusterID,
+			Advertise: p.config.Peer.Advertise,
+			Listener:  l,
+			Directory: lookup,
+			Logger:    p.log,
+			Hooks:     hooks,
+		})
+	}
+}
+
+func (p *process) hooks() Hooks { return Hooks{} }
+
+// serve runs the HTTP edge until ctx ends or the node must, then stops both: the
+// edge first, while the node can still answer what is under way.
+func (p *process) serve(ctx context.Context, l net.Listener) error {
+	edge := httpd.New(httpd.Options{
+		Data:    p.node.Router(),
+		Cluster: clusterViews{p.node.Control()},
+		Health:  health{p.node},
+		Metrics: p.metrics(),
+		Hooks:   p.hooks().HTTP,
+		Logger:  p.node.log,
+		Release: p.config.Release,
+		Self:    p.node.Identity().Node(),
+	})
+	served := make(chan error, 1)
+	go func() { served <- edge.Serve(l) }()
+	p.log.Info("listening", "http", l.Addr().String(), "peer", p.config.Peer.Listen, "node", p.node.name(), "id", p.node.Identity().Node())
+
+	var failure error
+	select {
+	case <-ctx.Done():
+		p.log.Info("stopping")
+	case failure = <-p.node.Fatal():
+		p.log.Error("cannot go on", "err", failure)
+	case failure = <-p.node.Control().Failed():
+		p.log.Error("cannot be part of the cluster", "err", failure)
+	case failure = <-served:
+		served <- nil
+	}
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.config.Timing.ShutdownWait)
+	defer cancel()
+	edgeErr := edge.Shutdown(stopCtx)
+	serveErr := <-served
+	if errors.Is(serveErr, http.ErrServerClosed) {
+		serveErr = nil
+	}
+	return errors.Join(failure, edgeErr, serveErr, p.node.Close(stopCtx))
+}
+
+func (p *process) metrics() http.Handler { return nil }
