@@ -85,6 +85,7 @@ type head struct {
 	resp      response
 	length    int64 // of the body; -1 = not told
 	chunked   bool
+	old       bool // HTTP/1.0
 	keepAlive bool
 	etag      kv.Version
 }
@@ -122,6 +123,10 @@ func (c *leanConn) readHead() (head, error) {
 	if h.resp.version == 0 {
 		h.resp.version = h.etag
 	}
+	if h.chunked && (h.old || h.length >= 0) {
+		// RFC 9112 §6.1 and §6.3: framing that two readers may understand differently.
+		return h, errors.New("the answer says twice how long it is")
+	}
 	return h, nil
 }
 
@@ -154,7 +159,8 @@ func (h *head) statusLine(line []byte) error {
 	if h.resp.status < 100 {
 		return fmt.Errorf("bad status in %.64q", line)
 	}
-	h.keepAlive = line[7] != '0'
+	h.old = line[7] == '0'
+	h.keepAlive = !h.old
 	return nil
 }
 
