@@ -86,9 +86,9 @@ func (r *recorder) record(client int, s sample, d Driver) {
 		h = newHistogram()
 		sh.latency[s.kind] = h
 	}
-	µs := (s.end.Sub(s.start) + time.Microsecond - 1).Microseconds()
+	micros := (s.end.Sub(s.start) + time.Microsecond - 1).Microseconds()
 	// Within the range of the histogram, recording cannot fail.
-	_ = h.RecordValue(max(1, min(µs, latencyMax.Microseconds())))
+	_ = h.RecordValue(max(1, min(micros, latencyMax.Microseconds())))
 	second := min(int(end/int64(time.Second)), secondsMax)
 	for len(sh.perSecond) <= second {
 		sh.perSecond = append(sh.perSecond, 0)
