@@ -24,6 +24,7 @@ func (f *faultFile) buffer(op Op, p []byte, write bool, perform func([]byte) (in
 	case err != nil:
 		return 0, err
 	default:
+		defer finish(f.fs.injector, op)
 		return perform(p)
 	}
 }
@@ -59,6 +60,7 @@ func (f *faultFile) Stat() (vfs.FileInfo, error) {
 	if err := f.fs.injector.Before(f.op(OpFileStat)); err != nil {
 		return nil, err
 	}
+	defer finish(f.fs.injector, f.op(OpFileStat))
 	return f.inner.Stat()
 }
 

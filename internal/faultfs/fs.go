@@ -20,6 +20,20 @@ type Injector interface {
 	Before(op Op) error
 }
 
+// Finisher is an Injector that wants to know when an operation is over. After is
+// called once for every Before that returned nil.
+type Finisher interface {
+	Injector
+	After(op Op)
+}
+
+// finish tells an injector that an operation is over.
+func finish(injector Injector, op Op) {
+	if f, ok := injector.(Finisher); ok {
+		f.After(op)
+	}
+}
+
 // InjectorFunc is a function as an Injector.
 type InjectorFunc func(op Op) error
 
@@ -42,6 +56,7 @@ func (f *faultFS) do(op Op, perform func() error) error {
 	case err != nil:
 		return err
 	default:
+		defer finish(f.injector, op)
 		return perform()
 	}
 }
@@ -50,6 +65,7 @@ func (f *faultFS) open(op Op, perform func() (vfs.File, error)) (vfs.File, error
 	if err := f.injector.Before(op); err != nil {
 		return nil, err
 	}
+	defer finish(f.injector, op)
 	inner, err := perform()
 	if err != nil {
 		return nil, err
@@ -122,6 +138,7 @@ func (f *faultFS) Lock(name string) (io.Closer, error) {
 	if err := f.injector.Before(Op{Kind: OpLock, Path: name}); err != nil {
 		return nil, err
 	}
+	defer finish(f.injector, Op{Kind: OpLock, Path: name})
 	return f.inner.Lock(name)
 }
 
@@ -129,6 +146,7 @@ func (f *faultFS) List(dir string) ([]string, error) {
 	if err := f.injector.Before(Op{Kind: OpList, Path: dir}); err != nil {
 		return nil, err
 	}
+	defer finish(f.injector, Op{Kind: OpList, Path: dir})
 	return f.inner.List(dir)
 }
 
@@ -136,6 +154,7 @@ func (f *faultFS) Stat(name string) (vfs.FileInfo, error) {
 	if err := f.injector.Before(Op{Kind: OpStat, Path: name}); err != nil {
 		return nil, err
 	}
+	defer finish(f.injector, Op{Kind: OpStat, Path: name})
 	return f.inner.Stat(name)
 }
 
@@ -143,6 +162,7 @@ func (f *faultFS) GetDiskUsage(path string) (vfs.DiskUsage, error) {
 	if err := f.injector.Before(Op{Kind: OpDiskUsage, Path: path}); err != nil {
 		return vfs.DiskUsage{}, err
 	}
+	defer finish(f.injector, Op{Kind: OpDiskUsage, Path: path})
 	return f.inner.GetDiskUsage(path)
 }
 

@@ -1,22 +1,26 @@
 package faultfs
 
-import (
-	"math/rand/v2"
-	"sync"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
-)
+import "sync"
 
 // Chain asks injectors in order; the first error ends it.
-func Chain(injectors ...Injector) Injector {
-	return InjectorFunc(func(op Op) error {
-		for _, i := range injectors {
-			if err := i.Before(op); err != nil {
-				return err
-			}
+func Chain(injectors ...Injector) Injector { return chain(injectors) }
+
+type chain []Injector
+
+func (c chain) Before(op Op) error {
+	for i, injector := range c {
+		if err := injector.Before(op); err != nil {
+			c[:i].After(op)
+			return err
 		}
-		return nil
-	})
+	}
+	return nil
+}
+
+func (c chain) After(op Op) {
+	for i := len(c) - 1; i >= 0; i-- {
+		finish(c[i], op)
+	}
 }
 
 // Counter counts operations and lets them pass.
@@ -48,13 +52,24 @@ func (c *Counter) Count(kinds ...Kind) int {
 }
 
 // When asks another injector only about chosen operations.
-func When(match Match, then Injector) Injector {
-	return InjectorFunc(func(op Op) error {
-		if !match(op) {
-			return nil
-		}
-		return then.Before(op)
-	})
+func When(match Match, then Injector) Injector { return when{match, then} }
+
+type when struct {
+	match Match
+	then  Injector
+}
+
+func (w when) Before(op Op) error {
+	if !w.match(op) {
+		return nil
+	}
+	return w.then.Before(op)
+}
+
+func (w when) After(op Op) {
+	if w.match(op) {
+		finish(w.then, op)
+	}
 }
 
 // Switch answers chosen operations with an error while it is on.
@@ -183,50 +198,4 @@ func (g *Gate) Before(op Op) error {
 	g.held--
 	g.mu.Unlock()
 	return nil
-}
-
-// Crash takes images of what a crash would leave behind, just before chosen
-// operations. The program goes on undisturbed.
-type Crash struct {
-	mem *vfs.MemFS
-	at  func(n int, op Op) bool
-	got func(n int, op Op, image func(unsyncedPercent int, rng *rand.Rand) *vfs.MemFS)
-
-	mu sync.Mutex
-	n  int
-}
-
-// NewCrash makes a Crash over a file system of vfs.NewCrashableMem. Operations
-// that change the disk are numbered from 0; for those that at chooses, got is
-// called before the operation is done. No other operation begins meanwhile. In
-// got, image gives the disk after a crash at this moment: everything that was
-// synced, and of the rest each block with a probability in percent, drawn from
-// rng (which may be nil for 0).
-func NewCrash(mem *vfs.MemFS, at func(n int, op Op) bool,
-	got func(n int, op Op, image func(unsyncedPercent int, rng *rand.Rand) *vfs.MemFS)) *Crash {
-	return &Crash{mem: mem, at: at, got: got}
-}
-
-// Before implements Injector.
-func (c *Crash) Before(op Op) error {
-	if !op.Kind.Mutates() {
-		return nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := c.n
-	c.n++
-	if c.at(n, op) {
-		c.got(n, op, func(percent int, rng *rand.Rand) *vfs.MemFS {
-			return c.mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rng})
-		})
-	}
-	return nil
-}
-
-// Operations gives how many operations have been numbered.
-func (c *Crash) Operations() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.n
 }

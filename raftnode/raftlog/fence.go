@@ -1,6 +1,7 @@
 package raftlog
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -63,6 +64,8 @@ func (f *fence) release() {
 	}
 }
 
+const markerPrefix = "marker."
+
 // isWAL tells Pebble's write-ahead log files by their name.
 func isWAL(name string) bool { return strings.HasSuffix(name, ".log") }
 
@@ -114,8 +117,28 @@ func (fs fencedFS) file(name string, open func() (vfs.File, error)) (vfs.File, e
 	return &fencedFile{File: file, name: name, fence: fs.fence}, nil
 }
 
+// Create makes a file. Pebble makes a marker, which names the current MANIFEST,
+// right after that MANIFEST and syncs their directory once for both: a file
+// system that does not keep the order of names could lose the MANIFEST and keep
+// the marker, and nothing could be opened any more. So what a marker may name is
+// made durable first.
 func (fs fencedFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return fs.file(name, func() (vfs.File, error) { return fs.FS.Create(name, c) })
+	return fs.file(name, func() (vfs.File, error) {
+		if strings.HasPrefix(fs.PathBase(name), markerPrefix) {
+			if err := fs.syncDir(fs.PathDir(name)); err != nil {
+				return nil, err
+			}
+		}
+		return fs.FS.Create(name, c)
+	})
+}
+
+func (fs fencedFS) syncDir(name string) error {
+	dir, err := fs.OpenDir(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func (fs fencedFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
