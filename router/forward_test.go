@@ -174,9 +174,11 @@ func TestHooksAreTold(t *testing.T) {
 		}
 		for _, nd := range c.nodes {
 			nd.r = New(Options{Self: nd.id, Local: nd, Map: nd.view, Peers: nd, Hooks: Hooks{
-				Forwarded: func(op Op, _ time.Duration, err error) { note("forwarded " + string(op) + " " + string(kv.CodeOf(err))) },
-				Handled:   func(op Op, _ time.Duration, err error) { note("handled " + string(op) + " " + string(kv.CodeOf(err))) },
-				Retried:   func(op Op, code kv.Code) { note("retried " + string(op) + " " + string(code)) },
+				Forwarded: func(op Op, _ time.Duration, err error) {
+					note("forwarded " + string(op) + " " + string(kv.CodeOf(err)))
+				},
+				Handled: func(op Op, _ time.Duration, err error) { note("handled " + string(op) + " " + string(kv.CodeOf(err))) },
+				Retried: func(op Op, code kv.Code) { note("retried " + string(op) + " " + string(code)) },
 			}})
 			nd.r.Register()
 		}

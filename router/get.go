@@ -148,7 +148,7 @@ func (m *multiGet) run(ctx context.Context, indices []int) {
 		req.Gets[i] = m.keys[at]
 	}
 	a := attempts{r: m.r, op: OpRead}
-	for {
+	for !m.failed() {
 		resp, served, err := m.r.getOnce(ctx, &a, req, m.opts)
 		if err == nil {
 			m.take(indices, resp, served)
@@ -183,6 +183,13 @@ func (m *multiGet) take(indices []int, resp *kvpb.ReadResponse, served kv.Served
 	if total := m.bytes.Add(int64(size)); total > multiGetBytesMax {
 		m.fail(kv.Errorf(kv.CodeTooLarge, kv.OutcomeNone, "the values take more than %d bytes; ask for fewer keys", multiGetBytesMax))
 	}
+}
+
+// failed reports that the whole has failed, so that no part need go on.
+func (m *multiGet) failed() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err != nil
 }
 
 func (m *multiGet) fail(err error) {

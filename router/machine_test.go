@@ -92,7 +92,7 @@ func (m *machine) apply(d *kvpb.ShardDescriptor, data []byte, nowMs int64) *kvpb
 	}
 	res := &kvpb.Result{Status: kvpb.Status_STATUS_OK}
 	for i, txn := range cmd.Txns {
-		res.Txns = append(res.Txns, m.txn(txn, first+uint64(i)))
+		res.Txns = append(res.Txns, m.txn(d, txn, first+uint64(i)))
 	}
 	m.applied++
 	if id := cmd.Request; id != nil {
@@ -121,7 +121,7 @@ func commandFits(d *kvpb.ShardDescriptor, cmd *kvpb.Command) bool {
 	return true
 }
 
-func (m *machine) txn(txn *kvpb.Txn, version uint64) *kvpb.TxnResult {
+func (m *machine) txn(d *kvpb.ShardDescriptor, txn *kvpb.Txn, version uint64) *kvpb.TxnResult {
 	res := &kvpb.TxnResult{Status: kvpb.Status_STATUS_OK, Succeeded: true, CommittedVersion: version}
 	ops := txn.Then
 	for i, g := range txn.Guards {
@@ -159,16 +159,16 @@ func (m *machine) txn(txn *kvpb.Txn, version uint64) *kvpb.TxnResult {
 			out.Number = int64(n) + op.Delta
 			m.set(string(op.Key), cell{version: version, value: strconv.AppendInt(nil, out.Number, 10)})
 		case kvpb.OpKind_OP_DELETE_RANGE:
-			m.deleteRange(op, version, out)
+			m.deleteRange(d, op, version, out)
 		}
 		res.Version = version
 	}
 	return res
 }
 
-func (m *machine) deleteRange(op *kvpb.Op, version uint64, out *kvpb.OpResult) {
+func (m *machine) deleteRange(d *kvpb.ShardDescriptor, op *kvpb.Op, version uint64, out *kvpb.OpResult) {
 	for _, key := range m.sorted(0) {
-		if key < string(op.Key) || len(op.EndKey) > 0 && key >= string(op.EndKey) {
+		if !owns(d, []byte(key)) || key < string(op.Key) || len(op.EndKey) > 0 && key >= string(op.EndKey) {
 			continue
 		}
 		if out.Deleted == op.Limit {

@@ -263,6 +263,30 @@ func TestOneShardsTroubleIsNotTheOthers(t *testing.T) {
 	})
 }
 
+// TestABatchDoesNotWaitForTheLastHole has two keys whose shards the map does not
+// know at first, and one of which it gets to know.
+func TestABatchDoesNotWaitForTheLastHole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, "g", "m", "t")
+		v := c.nodes[1].view
+		all := v.descs
+		v.follows, v.descs = false, all[:1]
+		known := time.AfterFunc(500*time.Millisecond, func() { v.Learn(all[2]) })
+		defer known.Stop()
+		for _, keys := range [][]string{{"a", "h", "n"}, {"n", "h", "a"}} {
+			v.descs = all[:1:1]
+			known.Reset(500 * time.Millisecond)
+			for i, o := range c.router(1).Batch(context.Background(), counters(keys...), nil) {
+				if keys[i] == "h" {
+					wantError(t, o.Err, kv.CodeUnavailable, kv.OutcomeNotApplied)
+				} else if o.Err != nil {
+					t.Errorf("%s: %v", keys[i], o.Err)
+				}
+			}
+		}
+	})
+}
+
 // ---- MultiGet ----
 
 func TestMultiGet(t *testing.T) {
@@ -291,6 +315,27 @@ func TestMultiGet(t *testing.T) {
 	wantError(t, err, kv.CodeInvalid, kv.OutcomeNone)
 	_, err = c.router(2).MultiGet(context.Background(), make([][]byte, kv.OpsMax+1), kv.ReadOptions{})
 	wantError(t, err, kv.CodeTooLarge, kv.OutcomeNone)
+}
+
+func TestMultiGetAsksForSoManyAtATime(t *testing.T) {
+	c := newCluster(t, 2)
+	c.mustPut("k00300")
+	var keys [][]byte
+	for i := range 2*getsPerReadMax + 100 {
+		keys = append(keys, fmt.Appendf(nil, "k%05d", i))
+	}
+	got, err := c.router(2).MultiGet(context.Background(), keys, kv.ReadOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, g := range got {
+		if (g.Item != nil) != (i == 300) {
+			t.Errorf("key %d: %v", i, g.Item)
+		}
+	}
+	if calls := c.take(); len(calls) != 3 {
+		t.Errorf("%d calls, want 3", len(calls))
+	}
 }
 
 func TestMultiGetAsksForFewerLargeValues(t *testing.T) {

@@ -77,6 +77,7 @@ func TestWriteOutcomes(t *testing.T) {
 		"conflict":                   {[]error{statusAnswer{kvpb.Status_STATUS_CONFLICT, true}}, kv.CodeConflict, kv.OutcomeNotApplied, 0},
 		"conflict settles a doubt":   {[]error{unknown, statusAnswer{kvpb.Status_STATUS_CONFLICT, true}}, kv.CodeConflict, kv.OutcomeNotApplied, 0},
 		"other content":              {[]error{statusAnswer{status: kvpb.Status_STATUS_REQUEST_MISMATCH}}, kv.CodeIdempotencyMismatch, kv.OutcomeNotApplied, 0},
+		"other content in doubt":     {[]error{unknown, statusAnswer{status: kvpb.Status_STATUS_REQUEST_MISMATCH}}, kv.CodeIdempotencyMismatch, kv.OutcomeNotApplied, 0},
 		"bad command":                {[]error{statusAnswer{status: kvpb.Status_STATUS_BAD_COMMAND}}, kv.CodeInvalid, kv.OutcomeNotApplied, 0},
 		"bad command after a doubt":  {[]error{unknown, statusAnswer{status: kvpb.Status_STATUS_BAD_COMMAND}}, kv.CodeOutcomeUnknown, kv.OutcomeUnknown, 0},
 		"too old after a doubt":      {[]error{unknown, statusAnswer{status: kvpb.Status_STATUS_REQUEST_TOO_OLD}}, kv.CodeOutcomeUnknown, kv.OutcomeUnknown, 0},

@@ -150,6 +150,41 @@ func comparePages(t *rapid.T, r *Router, w twin, req kv.ScanRequest) {
 	}
 }
 
+// TestAFoldedPrefixOverShardsIsReportedOnce has a border in the middle of it,
+// and one of the pages end there.
+func TestAFoldedPrefixOverShardsIsReportedOnce(t *testing.T) {
+	keys := []string{"a", "d/1", "d/2", "d/3", "d/4", "x"}
+	c := newCluster(t, 2, "d/2", "d/3", "e")
+	c.mustPut(keys...)
+	for _, reverse := range []bool{false, true} {
+		for _, limit := range []int{0, 1, 2} {
+			req := kv.ScanRequest{Reverse: reverse, Limit: limit, Delimiter: []byte("/"), KeysOnly: true}
+			var got []string
+			for more := true; more; {
+				page, err := c.router(1).Scan(context.Background(), req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, it := range page.Items {
+					got = append(got, string(it.Key))
+				}
+				for _, p := range page.CommonPrefixes {
+					got = append(got, string(p))
+				}
+				if more = page.More; reverse {
+					req.End = page.Resume
+				} else {
+					req.Start = page.Resume
+				}
+			}
+			slices.Sort(got)
+			if want := []string{"a", "d/", "x"}; !slices.Equal(got, want) {
+				t.Errorf("reverse %v, limit %d: %q, want %q", reverse, limit, got, want)
+			}
+		}
+	}
+}
+
 func TestScanMeetsASplit(t *testing.T) {
 	for _, reverse := range []bool{false, true} {
 		t.Run(fmt.Sprintf("reverse=%v", reverse), func(t *testing.T) {

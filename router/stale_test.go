@@ -128,7 +128,9 @@ func TestAVersionOfOnesOwnIsWaitedFor(t *testing.T) {
 		if got != "new" || served.Node != 1 || served.Consistency != kv.Linearizable {
 			t.Fatalf("got %q, %+v", got, served)
 		}
-		wantAbout(t, time.Since(began), 100*time.Millisecond)
+		if took := time.Since(began); took < 100*time.Millisecond || took > 300*time.Millisecond {
+			t.Fatalf("after %s, want a wait of 100ms and no more than a pause longer", took)
+		}
 		// A linearizable read sees whatever was acknowledged and does not wait.
 		began = time.Now()
 		if got, _ = c.mustGet(2, "k", kv.ReadOptions{MinVersion: ahead}); got != "new" || time.Since(began) > 0 {
@@ -221,6 +223,27 @@ func TestReadAtAVersion(t *testing.T) {
 		got, served := c.mustGet(2, "k", kv.ReadOptions{At: first, Consistency: kv.Stale})
 		if got != "1" || served.Node != 2 {
 			t.Errorf("stale at the first version: %q by %+v", got, served)
+		}
+	})
+}
+
+// TestSettlingKeepsToTheLeader counts the calls: read, empty command, read.
+func TestSettlingKeepsToTheLeader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 5)
+		c.mustPut("k")
+		c.mustGet(4, "k", kv.ReadOptions{})
+		time.Sleep(time.Minute) // virtual: a quiet shard
+		c.take()
+		c.mustGet(4, "k", kv.ReadOptions{At: kv.VersionAt(time.Now().UnixMilli()) - 1})
+		calls := c.take()
+		if len(calls) != 3 {
+			t.Fatalf("calls %v, want three", calls)
+		}
+		for _, k := range calls {
+			if k.to != 1 {
+				t.Fatalf("calls %v, want all to the leader", calls)
+			}
 		}
 	})
 }
