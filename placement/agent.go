@@ -31,7 +31,9 @@ type agent struct {
 
 	introductions introductions
 	once          *onceLog // of enter, then of speak
-	// registered: the leader has recorded this node as it is. Of enter, then of speak.
+	// registered: the leader has recorded this node as it is now. False at each
+	// start, because the node may have come back with another address while what it
+	// has replayed still says the old one. Of enter, then of speak.
 	registered bool
 	// hint is who was last said to lead the meta shard: a node that is not in its
 	// configuration yet hears nothing from the leader. Like registered.
@@ -141,11 +143,6 @@ func (a *agent) speak(ctx context.Context) error {
 }
 
 func (a *agent) speakOnce(ctx context.Context) error {
-	// A record that differs means that the node came back with another address or
-	// name, and that this was not recorded yet or something older was replayed.
-	if n := a.machine.State().Node(a.self); n != nil && !sameNode(n, a.record()) {
-		a.registered = false
-	}
 	if !a.registered {
 		regCtx, cancel := context.WithTimeout(ctx, joinTimeout)
 		_, err := a.register(regCtx, a.identity.ClusterID())

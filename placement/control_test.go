@@ -2,6 +2,7 @@ package placement
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -112,17 +113,21 @@ func TestLeadersSpreadAfterARestartAndThenRest(t *testing.T) {
 		for _, id := range ids {
 			w.nodes[id].stop()
 			time.Sleep(10 * time.Second)
-			w.transfers = 0
+			w.locked(func() { w.transfers = 0 })
 			w.start(id, addresses(ids...), 5, func(o *Options) { o.SplitPoints = EvenSplitPoints(20) })
 			eventually(t, 60*time.Second, "settled", func() bool { return w.settled(20, ids...) })
-			if w.transfers > 12 {
-				t.Errorf("%d transfers after node %s came back", w.transfers, id)
-			}
-			w.transfers = 0
+			w.locked(func() {
+				if w.transfers > 12 {
+					t.Errorf("%d transfers after node %s came back", w.transfers, id)
+				}
+				w.transfers = 0
+			})
 			time.Sleep(2 * time.Minute)
-			if w.transfers > 0 {
-				t.Errorf("%d transfers while all was even", w.transfers)
-			}
+			w.locked(func() {
+				if w.transfers > 0 {
+					t.Errorf("%d transfers while all was even", w.transfers)
+				}
+			})
 		}
 	})
 }
@@ -257,4 +262,82 @@ func TestOptionsAreChecked(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A removed node learns of it from the meta leader and ends.
+func TestARemovedNodeEnds(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		three(t, w)
+		n := w.start(4, addresses(1), 0, nil)
+		eventually(t, 10*time.Second, "four nodes", func() bool { return w.settled(8, 1, 2, 3, 4) })
+		leader := w.nodes[w.metaLeader()]
+		if _, err := propose(context.Background(), fakeMeta{leader}, cmdState(4, metapb.NodeState_NODE_REMOVED)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 10*time.Second, "failed", func() bool { return n.failure() != nil })
+		if got := n.failure().Error(); !strings.Contains(got, "was removed") {
+			t.Errorf("failure: %s", got)
+		}
+	})
+}
+
+func TestJoinIsRefusedToMembersOfAnotherCluster(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		three(t, w)
+		for _, n := range w.nodes {
+			_, err := n.control.agent.admit(context.Background(), 9, &metapb.JoinRequest{ClusterId: "other", Node: testNode(9)})
+			if kv.CodeOf(err) != kv.CodeConflict {
+				t.Errorf("node %s: %v", n.id, err)
+			}
+			_, err = n.control.agent.admit(context.Background(), 8, &metapb.JoinRequest{Node: testNode(9)})
+			if kv.CodeOf(err) != kv.CodeInvalid {
+				t.Errorf("node %s, for another: %v", n.id, err)
+			}
+		}
+	})
+}
+
+// A shard whose leadership will not move is not asked all the time.
+func TestTransfersRest(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		ids := three(t, w)
+		w.nodes[3].stop()
+		time.Sleep(10 * time.Second)
+		w.start(3, addresses(ids...), 3, nil)
+		w.mu.Lock()
+		w.reluctant, w.asked = true, map[kv.ShardID]int{}
+		w.mu.Unlock()
+		time.Sleep(time.Minute)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for shard, n := range w.asked {
+			if n > 7 {
+				t.Errorf("shard %s: %d transfers in a minute", shard, n)
+			}
+		}
+		if len(w.asked) == 0 {
+			t.Error("no transfer at all")
+		}
+	})
+}
+
+// An unanswered or failing step is tried again after longer and longer waits.
+func TestFailedStepsWaitLonger(t *testing.T) {
+	l := &loop{tuning: Tuning{}.withDefaults(), running: map[string]Step{}, retry: map[string]attempt{}, log: slog.New(&logSink{})}
+	now := time.UnixMilli(1e12)
+	l.now = func() time.Time { return now }
+	step := Step{Kind: StepCreateShards}
+	var waits []time.Duration
+	for range 8 {
+		l.ended(step, errDown, false)
+		waits = append(waits, l.retry[step.Key()].notBefore.Sub(now))
+	}
+	want := []time.Duration{5e8, 1e9, 2e9, 4e9, 8e9, 15e9, 15e9, 15e9}
+	if !slices.Equal(waits, want) {
+		t.Errorf("waits %v, want %v", waits, want)
+	}
+	l.ended(step, nil, false)
+	if len(l.retry) != 0 {
+		t.Error("a step that succeeded waits")
+	}
 }

@@ -33,6 +33,8 @@ type world struct {
 	ops       []string // durable operations of crashNode
 
 	transfers int
+	asked     map[kv.ShardID]int // transfers by shard
+	reluctant bool               // transfers succeed and change nothing
 	bootstrap map[dataKey]*ReplicaSpec
 }
 
@@ -84,7 +86,7 @@ var errDown = kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied, "down")
 func newWorld(t *testing.T) *world {
 	return &world{
 		t: t, nodes: map[kv.NodeID]*fakeNode{}, groups: map[kv.NodeID]*metaGroup{},
-		data: map[dataKey]*dataShard{}, bootstrap: map[dataKey]*ReplicaSpec{},
+		data: map[dataKey]*dataShard{}, bootstrap: map[dataKey]*ReplicaSpec{}, asked: map[kv.ShardID]int{},
 	}
 }
 
@@ -100,18 +102,9 @@ func addresses(ids ...kv.NodeID) []string {
 
 // start starts a node on its disk. change adapts the options; it may be nil.
 func (w *world) start(id kv.NodeID, join []string, expect int, change func(*Options)) *fakeNode {
-	w.mu.Lock()
-	n := &fakeNode{w: w, id: id, up: true, crashed: make(chan struct{}), machine: NewMachine(), logs: &logSink{},
+	n := &fakeNode{w: w, id: id, crashed: make(chan struct{}), machine: NewMachine(), logs: &logSink{},
+		disk:     &disk{records: map[kv.ServerID]ReplicaSpec{}},
 		handlers: map[uint16]func(kv.NodeID, []byte, func([]byte, error)){}}
-	if old := w.nodes[id]; old != nil {
-		n.disk = old.disk
-	} else {
-		n.disk = &disk{records: map[kv.ServerID]ReplicaSpec{}}
-	}
-	w.nodes[id] = n
-	w.electLocked()
-	n.replayLocked()
-	w.mu.Unlock()
 	n.opts = Options{
 		Self:    Self{Name: fmt.Sprintf("n%d", uint64(id)), HTTPAddress: fmt.Sprintf("n%d:7001", uint64(id)), PeerAddress: peerAddress(id), Release: "test"},
 		Join:    join,
@@ -130,8 +123,24 @@ func (w *world) start(id kv.NodeID, join []string, expect int, change func(*Opti
 		w.t.Fatal(err)
 	}
 	n.control.Register()
+	w.mu.Lock()
+	if old := w.nodes[id]; old != nil {
+		n.disk = old.disk
+	}
+	n.up = true
+	w.nodes[id] = n
+	w.electLocked()
+	n.replayLocked()
+	w.mu.Unlock()
 	n.control.Start()
 	return n
+}
+
+// locked runs f while nothing else touches the world.
+func (w *world) locked(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f()
 }
 
 // stop ends a process; its disk stays.
@@ -457,8 +466,11 @@ func (f fakeReplicas) Transfer(_ context.Context, shard kv.ShardID, to kv.NodeID
 	if d == nil || d.leader != f.id || !f.w.upLocked(to) || !d.created[to] {
 		return errors.New("cannot transfer")
 	}
-	d.leader = to
-	d.term++
 	f.w.transfers++
+	f.w.asked[shard]++
+	if !f.w.reluctant {
+		d.leader = to
+		d.term++
+	}
 	return nil
 }

@@ -241,11 +241,26 @@ func TestNoFoundingWhileOneIsMissing(t *testing.T) {
 func TestNoFoundingWhenOneIsNotBlank(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		ids := []kv.NodeID{1, 2, 3}
-		w.start(2, addresses(9), 0, nil).disk.cluster = "old" // a member of a cluster that is gone
+		n := w.start(2, addresses(9), 0, nil)
+		w.locked(func() { n.disk.cluster = "old" }) // a member of a cluster that is gone
 		w.start(1, addresses(ids...), 3, nil)
 		w.start(3, addresses(ids...), 3, nil)
 		never(t, time.Minute, "founded", func() bool { return w.nodes[1].cluster()+w.nodes[3].cluster() != "" })
 		if !w.nodes[1].said("cluster old") {
+			t.Error("no reason given")
+		}
+	})
+}
+
+// A node that began to found something by itself is not blank.
+func TestNoFoundingWithABegunFounding(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		n := w.start(2, addresses(1, 2), 2, nil)
+		id := kv.ServerID{Node: 2, Shard: kv.MetaShard, Incarnation: 1}
+		w.locked(func() { n.disk.records[id] = ReplicaSpec{ID: id} }) // of a group that has no leader
+		a := w.start(1, addresses(1, 2), 2, nil)
+		never(t, 30*time.Second, "founded", func() bool { return a.cluster() != "" })
+		if !a.said("is not blank") || !n.said("has no leader yet") {
 			t.Error("no reason given")
 		}
 	})
@@ -325,8 +340,10 @@ func TestCrashesWhileEntering(t *testing.T) {
 					}
 					w.nodes[victim].stop()
 					time.Sleep(3 * time.Second)
+					var crashedAt string
+					w.locked(func() { crashedAt = w.ops[at-1] })
 					w.start(victim, addresses(ids...), 3, nil)
-					eventually(t, 60*time.Second, "settled after a crash at "+w.ops[at-1], func() bool { return w.settled(8, ids...) })
+					eventually(t, 60*time.Second, "settled after a crash at "+crashedAt, func() bool { return w.settled(8, ids...) })
 				})
 			})
 			if !ran {
