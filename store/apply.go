@@ -27,7 +27,6 @@ type applier struct {
 
 	arena      arena  // contents of records, until the call ends
 	kbuf, vbuf []byte // scratch of one engine call
-	ubuf       []byte // scratch of one user key
 }
 
 // Apply implements raftnode.StateMachine. Beside what is said there: entries

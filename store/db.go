@@ -54,6 +54,9 @@ func Open(o Options) (*DB, error) {
 	if o.FS == nil || o.Dir == "" || o.Logger == nil {
 		return nil, errors.New("store: Dir, FS and Logger must be set")
 	}
+	if err := engine.MkdirSynced(o.FS, o.Dir); err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
 	eng, err := engine.OpenPebble(engine.Options{
 		FS:            o.FS,
 		Dir:           o.FS.PathJoin(o.Dir, "engine"),

@@ -25,7 +25,7 @@ func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)
 // mustOpen opens a DB on fs. The test closes it.
 func mustOpen(t testing.TB, fs engine.FS) *DB {
 	t.Helper()
-	db, err := Open(Options{Dir: "store", FS: fs, Logger: quiet(), MemtableBytes: 256 << 10})
+	db, err := Open(Options{Dir: "store", FS: fs, Logger: quiet(), MemtableBytes: 64 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,10 +85,6 @@ func (l *logWriter) entry(cmds ...*kvpb.Command) kv.Entry {
 	}
 	return e
 }
-
-// sweepLift moves the log's versions up to its clock, so that retention has
-// something to do.
-func (l *logWriter) lift() { l.last = max(l.last, kv.VersionAt(l.nowMs)) }
 
 func write(txns ...*kvpb.Txn) *kvpb.Command {
 	return &kvpb.Command{Kind: kvpb.CommandKind_COMMAND_WRITE, Txns: txns}

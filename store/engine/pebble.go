@@ -81,7 +81,7 @@ func orDefault[T int64 | uint64](v, def T) T {
 func (e *pebbleEngine) pebbleOptions(o Options, cache *pebble.Cache) *pebble.Options {
 	log := &logBridge{log: o.Logger.With("part", "engine"), onFatal: o.OnFatal}
 	opts := &pebble.Options{
-		FS:                          o.FS,
+		FS:                          orderedFS{o.FS},
 		Cache:                       cache,
 		DisableWAL:                  true, // the Raft log is the write-ahead log
 		FormatMajorVersion:          formatVersion,
@@ -140,7 +140,7 @@ func mark(err error) error {
 }
 
 func emptyDir(fs FS, dir string) error {
-	if err := fs.MkdirAll(dir, 0o755); err != nil {
+	if err := MkdirSynced(fs, dir); err != nil {
 		return err
 	}
 	names, err := fs.List(dir)
