@@ -126,8 +126,7 @@ func TestForwardedRequestsAreBounded(t *testing.T) {
 			return out
 		}
 		start(small)
-		// Too many bytes beside another one, though it would be served alone.
-		start(append(bytes.Clone(small), make([]byte, 100)...))
+		start(append(bytes.Clone(small), make([]byte, 100)...)) // would be served alone
 		if got := answers(); len(got) != 1 || kv.CodeOf(got[0]) != kv.CodeOverloaded || kv.OutcomeOf(got[0]) != kv.OutcomeNotApplied {
 			t.Fatalf("too many bytes: %v", got)
 		}
@@ -155,8 +154,7 @@ func TestForwardedRequestsAreBounded(t *testing.T) {
 		synctest.Wait()
 		nd.r.Close()
 		start(small)
-		got := answers()
-		if len(got) != 2 || kv.CodeOf(got[1]) != kv.CodeDraining || kv.OutcomeOf(got[1]) != kv.OutcomeNotApplied {
+		if got := answers(); len(got) != 2 || kv.CodeOf(got[1]) != kv.CodeDraining || kv.OutcomeOf(got[1]) != kv.OutcomeNotApplied {
 			t.Fatalf("after closing: %v", got)
 		}
 	})
