@@ -197,6 +197,13 @@ func TestViews(t *testing.T) {
 		if n := w.nodes[3].control.Nodes(ctx)[slicesIndexNode(w, 2)]; n.Alive || n.LastSeenMs == 0 {
 			t.Errorf("the dead node: %+v", n)
 		}
+		for _, s := range w.nodes[3].control.Shards(ctx) {
+			for _, r := range s.Replicas {
+				if (r.Role != "") != (r.ID.Node != 2) {
+					t.Errorf("with one dead: replica %+v", r)
+				}
+			}
+		}
 		// Two are dead: no meta leader, and the answer says what it does not know.
 		w.nodes[1].stop()
 		time.Sleep(5 * time.Second)

@@ -27,7 +27,7 @@ func (f fakePeers) Dial(ctx context.Context, address string, method uint16, req 
 	f.w.mu.Lock()
 	var target *fakeNode
 	for _, n := range f.w.nodes {
-		if n.opts.Self.PeerAddress == address && n.up {
+		if n.opts.Self.PeerAddress == address && n.up && (target == nil || n.id < target.id) {
 			target = n
 		}
 	}

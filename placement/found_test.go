@@ -292,6 +292,24 @@ func TestNoFoundingWithDifferentFlags(t *testing.T) {
 	})
 }
 
+// Two nodes that advertise the founder's address do not both found.
+func TestOnlyWhoAnswersAtTheFirstAddressFounds(t *testing.T) {
+	bubble(t, func(t *testing.T, w *world) {
+		impostor := w.start(4, addresses(1, 2), 2, func(o *Options) { o.Self.PeerAddress = peerAddress(1) })
+		w.start(1, addresses(1, 2), 2, nil)
+		eventually(t, 10*time.Second, "founded", func() bool { return w.nodes[1].cluster() != "" })
+		time.Sleep(20 * time.Second)
+		w.locked(func() {
+			if len(w.groups) != 1 || w.groups[1] == nil {
+				t.Errorf("%d clusters", len(w.groups))
+			}
+		})
+		if !impostor.said("this node advertises n1:7101, but node 0000000000000001 answers there") {
+			t.Error("no reason given")
+		}
+	})
+}
+
 func TestTwoClustersAreNotMixed(t *testing.T) {
 	bubble(t, func(t *testing.T, w *world) {
 		a := w.start(1, nil, 0, nil)
