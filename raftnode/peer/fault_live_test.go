@@ -360,3 +360,27 @@ func TestBrokenAndRemade(t *testing.T) {
 		t.Fatalf("%d calls, %d done", sent.Load(), done.Load())
 	}
 }
+
+// TestDeadlinesAreKept: calls learn of their deadlines soon after, though the
+// keeper looks at quiet connections only every second.
+func TestDeadlinesAreKept(t *testing.T) {
+	var n Loopback
+	_ = mute(t, &n, 2)
+	a := n.started(t, 1)
+	const timeout, soon = 20 * time.Millisecond, 300 * time.Millisecond
+	kept := 0
+	for range 9 {
+		begin := time.Now()
+		_ = await(t, "deadline", ask(a, 2, MethodTerms, nil, timeout))
+		took := time.Since(begin)
+		if took < timeout {
+			t.Fatalf("failed after %v", took)
+		}
+		if took < timeout+soon {
+			kept++
+		}
+	}
+	if kept < 7 { // a busy machine may be late, but not often
+		t.Fatalf("%d of 9 deadlines were kept", kept)
+	}
+}

@@ -32,7 +32,7 @@ type Net interface {
 }
 
 // patience is how long a test waits for what must happen.
-const patience = 10 * time.Second
+const patience = time.Minute
 
 const (
 	alice kv.NodeID = 0xa11ce
