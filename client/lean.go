@@ -16,6 +16,10 @@ import (
 // connection, written with one system call and read on the caller's own
 // goroutine. It saves net/http's two goroutines per connection, their wake-ups, and
 // the header maps, which together cost more than the exchange itself.
+// BenchmarkTransport, 64 clients and 100-byte values on two cores: 12 to 14 µs of
+// the client's processor time per request, where net/http takes 33 to 37 µs; with
+// this connection but http.ReadResponse it is 15 to 17 µs and ten times the
+// allocations.
 type leanTransport struct {
 	dialer    net.Dialer
 	tls       *tls.Config

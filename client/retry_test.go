@@ -390,6 +390,11 @@ func TestEverythingAsideIsStillTried(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Unix(100, 0)
+	for range 10 {
+		if got := set.pick(now, set.given[0]); got != set.given[1] {
+			t.Fatalf("picked %s, which was to be avoided", got.host)
+		}
+	}
 	set.given[0].broken(now)
 	set.given[1].broken(now.Add(-time.Millisecond))
 	if got := set.pick(now, nil); got != set.given[1] {

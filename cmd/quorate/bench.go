@@ -232,8 +232,15 @@ func (f *benchFlags) print(out, talk io.Writer, r *bench.Report) error {
 	}
 	t := table{heading: []string{"OPERATION", "OPS", "OPS/S", "FAILED", "MEAN", "P50", "P90", "P99", "P99.9", "MAX"}}
 	row := func(name string, failed int64, perSecond float64, l bench.Latency) {
-		t.add(text(name), number(l.Ops), cell{text: strconv.FormatFloat(perSecond, 'f', 0, 64), right: true}, number(failed),
-			micros(int64(l.Mean)), micros(l.P50), micros(l.P90), micros(l.P99), micros(l.P999), micros(l.Max))
+		cells := []cell{text(name), number(l.Ops), {text: strconv.FormatFloat(perSecond, 'f', 0, 64), right: true}, number(failed)}
+		for _, n := range []int64{int64(l.Mean), l.P50, l.P90, l.P99, l.P999, l.Max} {
+			if l.Ops == 0 {
+				cells = append(cells, cell{text: "-", right: true})
+			} else {
+				cells = append(cells, micros(n))
+			}
+		}
+		t.add(cells...)
 	}
 	for _, k := range r.Kinds {
 		row(k.Kind, k.Failed, k.OpsPerSecond, k.Latency)

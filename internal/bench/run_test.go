@@ -246,6 +246,7 @@ func TestLoadThenWorkloads(t *testing.T) {
 		}
 		for _, name := range []string{"a", "b", "c", "d", "e", "f", "get", "scan"} {
 			cfg := config(name)
+			cfg.Duration = time.Second
 			before := len(f.keys)
 			var p Progress
 			r, err := Run(t.Context(), f, cfg, &p)
