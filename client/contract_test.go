@@ -227,16 +227,22 @@ func TestLimits(t *testing.T) {
 	})
 }
 
-func TestScanAndDeleteRange(t *testing.T) {
+// putThirty writes the keys 00/x to 29/x.
+func putThirty(t *testing.T, c *Client) (keys []string) {
+	t.Helper()
+	for i := range 30 {
+		keys = append(keys, fmt.Sprintf("%02d/x", i))
+		if _, err := c.Put(t.Context(), keys[i], []byte{byte(i)}, PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return keys
+}
+
+func TestScan(t *testing.T) {
 	overBoth(t, func(t *testing.T, c *Client, e *edge) {
 		ctx := t.Context()
-		var all []string
-		for i := range 30 {
-			all = append(all, fmt.Sprintf("%02d/x", i))
-			if _, err := c.Put(ctx, all[i], []byte{byte(i)}, PutOptions{}); err != nil {
-				t.Fatal(err)
-			}
-		}
+		all := putThirty(t, c)
 		keys := func(r Range) (got []string) {
 			t.Helper()
 			for item, err := range c.Scan(ctx, r) {
@@ -285,6 +291,13 @@ func TestScanAndDeleteRange(t *testing.T) {
 				t.Errorf("page too large: %v", err)
 			}
 		}
+	})
+}
+
+func TestDeleteRange(t *testing.T) {
+	overBoth(t, func(t *testing.T, c *Client, e *edge) {
+		ctx := t.Context()
+		putThirty(t, c)
 		for _, tc := range []struct {
 			do   func() (DeleteResult, error)
 			want int
