@@ -79,7 +79,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // finish recovers a handler's panic, reports the request and recycles x.
 func (s *Server) finish(x *exchange, started time.Time) {
 	if v := recover(); v != nil {
-		s.log.Error("panic in handler", "route", x.route, "panic", v, "stack", string(debug.Stack()))
+		if v != http.ErrAbortHandler {
+			s.log.Error("panic in handler", "route", x.route, "panic", v, "stack", string(debug.Stack()))
+		}
 		if v == http.ErrAbortHandler || x.status != 0 {
 			x.status = max(x.status, http.StatusInternalServerError)
 			defer panic(http.ErrAbortHandler) // the response cannot be finished

@@ -30,6 +30,7 @@ type fakeData struct {
 	// seenIDs and lastRead record what arrived.
 	ids      []*kvpb.RequestID
 	lastRead kv.ReadOptions
+	upgrade  bool  // serve linearizable reads whatever is asked for
 	gets     []int // sizes of MultiGet calls
 }
 
@@ -51,6 +52,9 @@ func (d *fakeData) check(ctx context.Context, method string) error {
 
 func (d *fakeData) served(o kv.ReadOptions) kv.Served {
 	d.lastRead = o
+	if d.upgrade {
+		o.Consistency = kv.Linearizable
+	}
 	return kv.Served{Shard: testShard, Node: testNode, Consistency: o.Consistency, LastVersion: kv.Version(d.version)}
 }
 
@@ -235,9 +239,10 @@ func (d *fakeData) opLocked(op *kvpb.Op) (*kvpb.OpResult, error) {
 	return r, nil
 }
 
-func (d *fakeData) Batch(ctx context.Context, txns []*kvpb.Txn, _ *kvpb.RequestID) []kv.BatchResult {
+func (d *fakeData) Batch(ctx context.Context, txns []*kvpb.Txn, id *kvpb.RequestID) []kv.BatchResult {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.ids = append(d.ids, id)
 	out := make([]kv.BatchResult, len(txns))
 	for i, t := range txns {
 		if out[i].Err = d.check(ctx, "Batch"); out[i].Err == nil {
@@ -247,9 +252,10 @@ func (d *fakeData) Batch(ctx context.Context, txns []*kvpb.Txn, _ *kvpb.RequestI
 	return out
 }
 
-func (d *fakeData) DeleteRange(ctx context.Context, start, end []byte, _ *kvpb.RequestID) (int, error) {
+func (d *fakeData) DeleteRange(ctx context.Context, start, end []byte, id *kvpb.RequestID) (int, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.ids = append(d.ids, id)
 	n := 0
 	for k := range d.items {
 		if k >= string(start) && (len(end) == 0 || k < string(end)) {

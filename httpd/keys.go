@@ -20,6 +20,7 @@ const (
 	headerShard       = "Quorate-Shard"
 	headerServedBy    = "Quorate-Served-By"
 	headerConsistency = "Quorate-Consistency"
+	headerAsked       = "Quorate-Consistency-Asked" // where it is not what was served
 	headerDeleted     = "Quorate-Deleted"
 	headerReplayed    = "Quorate-Replayed"
 )
@@ -127,6 +128,9 @@ func (s *Server) getKey(x *exchange) error {
 	h := x.w.Header()
 	slab := headerSlab{h: h, buf: x.buf[:0]}
 	slab.served(x, reading.Served)
+	if opts.Consistency != reading.Served.Consistency {
+		h[headerAsked] = []string{string(opts.Consistency)}
+	}
 	it := reading.Item
 	if it == nil {
 		slab.set()

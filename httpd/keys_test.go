@@ -125,6 +125,16 @@ func TestReadOptions(t *testing.T) {
 	if r.data.lastRead != want || a.header.Get("Quorate-Consistency") != "stale" {
 		t.Errorf("read with %+v, want %+v; header %q", r.data.lastRead, want, a.header.Get("Quorate-Consistency"))
 	}
+	r.data.upgrade = true
+	for _, target := range []string{keyPrefix + "k?", "/v1/kv?"} {
+		a := r.want(r.do("GET", target+"consistency=stale", ""), 200)
+		if a.header.Get("Quorate-Consistency") != "linearizable" || a.header.Get("Quorate-Consistency-Asked") != "stale" {
+			t.Errorf("more was served than asked for: %v", a.header)
+		}
+		if a := r.want(r.do("GET", target, ""), 200); a.header.Get("Quorate-Consistency-Asked") != "" {
+			t.Errorf("%v", a.header)
+		}
+	}
 	r.want(r.do("GET", keyPrefix+"k?at=18446744073709551615", ""), 200)
 	if r.data.lastRead.At != 1<<64-1 {
 		t.Errorf("at = %d", r.data.lastRead.At)
@@ -240,5 +250,26 @@ func TestIdempotencyKey(t *testing.T) {
 	b := r.want(r.do("PUT", keyPrefix+"k", "v", "Idempotency-Key", "c", "If-None-Match", "*"), 412)
 	if a.body != b.body || b.header.Get("Quorate-Replayed") != "true" {
 		t.Errorf("replayed 412: %v", b.header)
+	}
+}
+
+func TestIdempotencyKeyOfManyKeys(t *testing.T) {
+	r := newRig(t)
+	key := []string{"Idempotency-Key", "a"}
+	batch := func(body string, headers ...string) {
+		r.want(r.do("POST", "/v1/batch", body, append(headers, asJSON...)...), 200)
+	}
+	batch(`{"ops":[{"op":"delete","key":"a"}]}`, key...)
+	batch(`{"ops":[{"op":"delete","key":"a"}]}`, key...)
+	batch(`{"ops":[{"op":"delete","key":"b"}]}`, key...)
+	batch(`{"ops":[{"op":"delete","key":"b"}]}`)
+	r.want(r.do("DELETE", "/v1/kv?prefix=a", "", key...), 200)
+	r.want(r.do("DELETE", "/v1/kv?prefix=b", "", key...), 200)
+	ids := r.data.ids
+	if len(ids) != 6 || ids[3] != nil || ids[0].Hi != ids[5].Hi {
+		t.Fatalf("ids: %v", ids)
+	}
+	if ids[0].Fingerprint != ids[1].Fingerprint || ids[0].Fingerprint == ids[2].Fingerprint || ids[4].Fingerprint == ids[5].Fingerprint {
+		t.Errorf("fingerprints do not tell requests apart: %v", ids)
 	}
 }

@@ -174,7 +174,7 @@ func (s *Server) runQuery(x *exchange) error {
 		b = append(b, '}')
 		served = append(served, page.Served...)
 	}
-	x.servedBy(served)
+	x.servedBy(served, q.read.Consistency)
 	x.buf = append(b, ']', '}')
 	x.replyJSON(x.buf)
 	return nil

@@ -2,6 +2,8 @@ package httpd
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -204,6 +206,23 @@ func TestBodyThatTricklesIsCutAtTheDeadline(t *testing.T) {
 	r.want(c.answer("PUT"), 400, "invalid", "not-applied")
 	if len(r.data.items) != 0 {
 		t.Error("half a body was written")
+	}
+}
+
+func TestAClientThatLeavesCancelsItsRequest(t *testing.T) {
+	r := newRig(t)
+	entered, left := make(chan struct{}), make(chan error, 1)
+	r.data.fail = func(ctx context.Context, _ string) error {
+		close(entered)
+		<-ctx.Done()
+		left <- ctx.Err()
+		return ctx.Err()
+	}
+	c := r.dial().write("PUT /v1/kv/k HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nv")
+	<-entered
+	c.Close()
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("the request ended with %v", err)
 	}
 }
 

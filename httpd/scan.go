@@ -136,7 +136,7 @@ func (s *Server) scan(x *exchange) error {
 		next = encodeCursor(&req, page.Resume)
 		x.w.Header()["Link"] = []string{x.nextLink(next)}
 	}
-	x.servedBy(page.Served)
+	x.servedBy(page.Served, req.Read.Consistency)
 	b := append(x.buf[:0], '{')
 	b = appendPage(b, &page, req.KeysOnly, next)
 	x.buf = append(b, '}')
@@ -157,7 +157,7 @@ func (x *exchange) nextLink(cursor string) string {
 
 // servedBy writes who answered a read of several shards: each shard and node
 // once, and the weakest consistency.
-func (x *exchange) servedBy(served []kv.Served) {
+func (x *exchange) servedBy(served []kv.Served, asked kv.Consistency) {
 	if len(served) == 0 {
 		return
 	}
@@ -182,6 +182,9 @@ func (x *exchange) servedBy(served []kv.Served) {
 	h[headerShard] = []string{string(shards[2:])}
 	h[headerServedBy] = []string{string(nodes[2:])}
 	h[headerConsistency] = []string{string(weakest)}
+	if asked != weakest {
+		h[headerAsked] = []string{string(asked)}
+	}
 }
 
 // streamScan writes a range as lines: an object for each item, one with
@@ -256,7 +259,7 @@ func (st *stream) page(req kv.ScanRequest, first bool) (kv.Page, error) {
 // that went away in the middle of a long stream.
 func (st *stream) start(served []kv.Served) {
 	x := st.x
-	x.servedBy(served)
+	x.servedBy(served, st.req.Read.Consistency)
 	h := x.w.Header()
 	h["Content-Type"] = headerNDJSON
 	h["Cache-Control"] = headerNoStore

@@ -136,10 +136,11 @@ func (s *Server) Serve(l net.Listener) error {
 
 // Shutdown says so at /readyz, waits Options.DrainDelay, ends streams, refuses
 // new connections, and returns when every request in flight was answered; when
-// ctx is done it closes what is left and returns the context's error.
+// ctx is done it closes what is left and returns the context's error. Called again
+// it does not wait for load balancers any more.
 func (s *Server) Shutdown(ctx context.Context) error {
-	s.draining.Store(true)
-	if d := s.opts.DrainDelay; d > 0 {
+	again := s.draining.Swap(true)
+	if d := s.opts.DrainDelay; d > 0 && !again {
 		t := time.NewTimer(d)
 		defer t.Stop()
 		select {

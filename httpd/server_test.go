@@ -10,6 +10,7 @@ import (
 	"go/parser"
 	"go/token"
 	"log/slog"
+	"net"
 	"strconv"
 	"strings"
 	"testing"
@@ -249,6 +250,31 @@ func TestShutdownSaysSoThenDrains(t *testing.T) {
 	}
 	cancel() // ends the delay; nothing is in flight, but ctx is over
 	if err := <-down; err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("shutdown: %v", err)
+	}
+}
+
+func TestShutdownAnswersWhatIsInFlight(t *testing.T) {
+	r := newRig(t)
+	enter, release := make(chan struct{}), make(chan struct{})
+	r.data.fail = func(context.Context, string) error { enter <- struct{}{}; <-release; return nil }
+	got := make(chan int, 1)
+	go func() { got <- r.do("PUT", keyPrefix+"k", "v").status }()
+	<-enter
+	down := make(chan error, 1)
+	go func() { down <- r.server.Shutdown(context.Background()) }()
+	waitFor(t, func() bool {
+		c, err := net.Dial("tcp", r.addr)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil // the door is closed
+	})
+	close(release)
+	if s := <-got; s != 201 {
+		t.Errorf("the request in flight: %d", s)
+	}
+	if err := <-down; err != nil {
 		t.Errorf("shutdown: %v", err)
 	}
 }
