@@ -39,6 +39,11 @@ func checksum(key, body []byte) uint32 {
 	return crc32.Update(crc32.Update(0, table, key), table, body)
 }
 
+// appendChecksum ends what is stored under a key.
+func appendChecksum(body, key []byte) []byte {
+	return binary.LittleEndian.AppendUint32(body, checksum(key, body))
+}
+
 // unseal checks stored bytes against their key and gives the part before the
 // checksum. The error is not yet a kv.Error.
 func unseal(key, stored []byte) ([]byte, error) {
@@ -57,7 +62,7 @@ func sealValue(key, payload []byte) []byte {
 	out := make([]byte, 0, 1+len(payload)+checksumBytes)
 	out = append(out, valueFormat)
 	out = append(out, payload...)
-	return binary.LittleEndian.AppendUint32(out, checksum(key, out))
+	return appendChecksum(out, key)
 }
 
 // openValue reads what sealValue wrote. The payload aliases stored.
@@ -116,7 +121,7 @@ func encodeEntry(dst, key []byte, log *raft.Log) []byte {
 		dst = append(dst, log.Extensions...)
 	}
 	dst = append(dst, log.Data...)
-	return binary.LittleEndian.AppendUint32(dst, checksum(key, dst))
+	return appendChecksum(dst, key)
 }
 
 // decodeEntry reads what encodeEntry wrote. The entry does not alias stored.

@@ -119,8 +119,11 @@ func (l *ledger) cut(from, to uint64, erase func(removed run) error) error {
 	defer l.writing.Unlock()
 	before, _ := l.view()
 	rest, removed, err := before.cut(from, to)
-	if err != nil || removed.empty() {
+	if err != nil {
 		return err
+	}
+	if removed.empty() {
+		return l.broken
 	}
 	return l.writeLocked(func() error {
 		l.mu.Lock()

@@ -2,7 +2,6 @@ package raftlog
 
 import (
 	"errors"
-	"fmt"
 	"sync"
 	"syscall"
 
@@ -37,9 +36,7 @@ type Shared struct {
 	life struct {
 		sync.Mutex
 		closing bool
-		// abandoned: Pebble panicked inside a commit and may have kept its locks.
-		abandoned bool
-		active    sync.WaitGroup
+		active  sync.WaitGroup
 	}
 	watcher sync.WaitGroup
 }
@@ -55,28 +52,23 @@ func OpenShared(fs vfs.FS, dir string, opts Options) (*Shared, error) {
 	}
 	s.db = db
 	if err := s.load(); err != nil {
-		s.fence.release()
+		s.fence.close()
 		return nil, errors.Join(err, db.Close())
 	}
 	s.watcher.Go(s.watch)
 	return s, nil
 }
 
-// openPebble also turns a panic into an error: Pebble's replay has some for
-// files that fail under it.
-func (s *Shared) openPebble(fs vfs.FS, dir string) (db *pebble.DB, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v", p)
-		}
+func (s *Shared) openPebble(fs vfs.FS, dir string) (*pebble.DB, error) {
+	db, err := pebble.Open(dir, s.opts.pebbleOptions(fs, s.fence))
+	if cause := s.fence.err(); cause != nil {
+		s.fence.close()
 		if err == nil {
-			err = s.fence.err()
+			err = db.Close()
 		}
-		if err != nil {
-			s.fence.release()
-		}
-	}()
-	return pebble.Open(dir, s.opts.pebbleOptions(fs, s.fence))
+		return nil, errors.Join(cause, err)
+	}
+	return db, err
 }
 
 // load checks the layout's format, writes it if the store is new, and reads the
@@ -113,7 +105,7 @@ func (s *Shared) load() error {
 func (s *Shared) watch() {
 	select {
 	case <-s.fence.tripped:
-	case <-s.fence.released:
+	case <-s.fence.closed:
 	}
 	if err := s.fence.err(); err != nil {
 		s.opts.Logger.Error("raft log: nothing can be written any more", "error", err)
@@ -153,9 +145,8 @@ func (s *Shared) Store(shard kv.ShardID, incarnation uint64) (*Store, error) {
 	return st, nil
 }
 
-// Close stops the store and waits for calls that are under way, and for
-// Pebble's background work. After a fatal error it may leave some behind: the
-// process is expected to end. It gives that error.
+// Close stops the store and waits for calls that are under way, for Pebble's
+// background work and for OnFatal. It gives the fatal error, if there was one.
 func (s *Shared) Close() error {
 	s.life.Lock()
 	if s.life.closing {
@@ -163,31 +154,19 @@ func (s *Shared) Close() error {
 		return nil
 	}
 	s.life.closing = true
-	abandoned := s.life.abandoned
 	s.life.Unlock()
 
-	var err error
-	if !abandoned {
-		s.life.active.Wait()
-	}
-	s.fence.release() // or a Pebble that is fenced off would never finish
-	if !s.isAbandoned() {
-		err = s.db.Close()
-	}
+	s.life.active.Wait()
+	s.fence.close()
+	err := s.db.Close()
 	s.watcher.Wait()
 	if cause := s.fence.err(); cause != nil {
-		return s.fail("close", cause)
+		err = cause
 	}
 	if err != nil {
 		return s.fail("close", err)
 	}
 	return nil
-}
-
-func (s *Shared) isAbandoned() bool {
-	s.life.Lock()
-	defer s.life.Unlock()
-	return s.life.abandoned
 }
 
 // enter announces a call that uses db; exit ends it.
@@ -205,24 +184,14 @@ func (s *Shared) exit() { s.life.active.Done() }
 
 // commit writes a batch and returns when it is on disk. Commits of all shards
 // that wait at the same time share one sync, in Pebble's commit pipeline.
-func (s *Shared) commit(b *pebble.Batch) (err error) {
+func (s *Shared) commit(b *pebble.Batch) error {
 	if cause := s.fence.err(); cause != nil {
 		return kv.Errorf(codeOf(cause), kv.OutcomeNotApplied, "raft log: failed before: %w", cause)
 	}
-	defer func() {
-		// Pebble panics where it cannot make or close a write-ahead log.
-		if p := recover(); p != nil {
-			s.life.Lock()
-			s.life.abandoned = true
-			s.life.Unlock()
-			s.fence.trip(fmt.Errorf("panic in commit: %v", p))
-			err = s.fail("commit", s.fence.err())
-		}
-	}()
-	err = s.db.Apply(b, pebble.Sync)
-	if err == nil {
-		// Apply says nothing of a sync that failed, Fatalf does.
-		err = s.fence.err()
+	err := s.db.Apply(b, pebble.Sync)
+	// The fence knows of failures that Apply does not tell.
+	if cause := s.fence.err(); cause != nil {
+		err = cause
 	}
 	if err != nil {
 		s.fence.trip(err)
