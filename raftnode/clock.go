@@ -59,9 +59,9 @@ func boundedMs(own, limit int64, readings []int64) int64 {
 	return min(own, readings[(len(readings)-1)/2]+limit)
 }
 
-// nowMs is the wall clock as this replica's shard may see it, in milliseconds
+// NowMs is the wall clock as this replica's shard may see it, in milliseconds
 // since the Unix epoch (R8).
-func (r *Replica) nowMs() int64 {
+func (r *Replica) NowMs() int64 {
 	own := r.host.opts.Now().UnixMilli()
 	var buf [8]int64
 	readings := r.host.clocks.append(append(buf[:0], own), r.id.Node, r.members(), time.Now())

@@ -2,17 +2,18 @@ package raftnode
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/quorate-db/quorate/kv"
 )
 
 const (
-	// hasteMin and hasteMax bound how long a follower waits, at random so that not
-	// two stand at once, before it starts an election because its leader's process
-	// has died.
-	hasteMin = 5 * time.Millisecond
-	hasteMax = 60 * time.Millisecond
+	// hasteStep is how much longer each follower waits than the one before it
+	// before it stands for election because its leader's process has died, so that
+	// not two stand at once; up to hasteJitter is added at random.
+	hasteStep   = 40 * time.Millisecond
+	hasteJitter = 5 * time.Millisecond
 )
 
 // unreachable is told by the mesh that a node's process is gone. A follower of a
@@ -25,11 +26,27 @@ func (h *Host) unreachable(node kv.NodeID) {
 		if !ok || leader.Node != node || leader == r.id {
 			continue
 		}
-		if m, ok := r.member(r.id); !ok || !m.Voter {
-			continue
+		if rank, ok := r.rank(leader); ok {
+			h.later(time.Duration(rank)*hasteStep+rand.N(hasteJitter), func() { r.succeed(leader) })
 		}
-		h.later(hasteMin+rand.N(hasteMax-hasteMin), func() { r.succeed(leader) })
 	}
+}
+
+// rank orders the voters without gone, differently for each shard, so that the
+// shards of a dead node do not all go to the same one. False: no voter.
+func (r *Replica) rank(gone kv.ServerID) (int, bool) {
+	var nodes []kv.NodeID
+	for _, m := range r.members() {
+		if m.Voter && m.ID != gone {
+			nodes = append(nodes, m.ID.Node)
+		}
+	}
+	slices.Sort(nodes)
+	at := slices.Index(nodes, r.id.Node)
+	if at < 0 {
+		return 0, false
+	}
+	return int((uint64(at) + uint64(r.id.Shard)) % uint64(len(nodes))), true
 }
 
 // later runs f after a while, unless the host closes before.
@@ -52,12 +69,12 @@ func (h *Host) later(d time.Duration, f func()) {
 	h.timers[t] = struct{}{}
 }
 
-// succeed starts an election if the replica still follows a leader that is gone,
-// at most once per election timeout.
+// succeed starts an election if there is no other leader than the one that is
+// gone, at most once per election timeout.
 func (r *Replica) succeed(gone kv.ServerID) {
 	inst := r.inst.Load()
 	leader, ok := r.leader()
-	if inst == nil || !ok || leader != gone || r.mute.Load() > 0 {
+	if inst == nil || ok && leader != gone || r.mute.Load() > 0 {
 		return
 	}
 	now := time.Now()

@@ -149,7 +149,7 @@ func (h *Host) newReplica(record Record, machine StateMachine, store LogStore) *
 		machine: machine,
 		files:   h.filesOf(record.ID),
 	}
-	r.store = &logStore{inner: store, r: r}
+	r.store = newLogStore(r, store)
 	r.snaps = &snapshots{r: r, sending: map[int]time.Time{}}
 	r.proposer.queue.wake = make(chan struct{}, 1)
 	r.proposer.turn = make(chan struct{}, 1)

@@ -88,7 +88,7 @@ func (r *Replica) raftConfig() *raft.Config {
 	c.ShutdownOnRemove = false
 	c.NoLegacyTelemetry = true
 	c.NoSnapshotRestoreOnStart = true // R9
-	c.TrailingLogs = trailingEntriesMax
+	c.TrailingLogs = uint64(t.TrailingEntries)
 	// The host decides when to take a snapshot.
 	c.SnapshotInterval = 24 * time.Hour
 	c.SnapshotThreshold = math.MaxUint64
@@ -136,7 +136,7 @@ func (r *Replica) reconcile() error {
 	if !drop && first <= applied.Index {
 		var l raft.Log
 		if err := r.store.GetLog(applied.Index, &l); err != nil {
-			return fmt.Errorf("replica %s: %w", r.id, err)
+			return fmt.Errorf("replica %s: the state is at %d, the log from %d to %d: %w", r.id, applied.Index, first, last, err)
 		}
 		drop = l.Term != applied.Term
 	}

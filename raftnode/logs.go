@@ -1,9 +1,12 @@
 package raftnode
 
 import (
-	"github.com/hashicorp/raft"
+	"errors"
+	"fmt"
+	"path/filepath"
 
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/raftnode/raftlog"
 )
 
 // Logs keeps the Raft logs, votes and records of a node's replicas. Its methods
@@ -33,8 +36,77 @@ type StoredRecord struct {
 // LogStore is a replica's log and votes. Each write is on disk when it returns,
 // and no index is left out: IsMonotonic gives true.
 type LogStore interface {
-	raft.LogStore
-	raft.StableStore
-	raft.MonotonicLogStore
+	raftlog.ReplicaStore
 	Close() error
 }
+
+// NodeLogs keeps the logs, votes and records of a node on disk: records and
+// shared logs in a raftlog.Shared, bolt files in a directory of the operating
+// system.
+type NodeLogs struct {
+	shared  *raftlog.Shared
+	boltDir string
+}
+
+var _ Logs = (*NodeLogs)(nil)
+
+// NewNodeLogs makes NodeLogs. The caller keeps shared and closes it after the
+// host.
+func NewNodeLogs(shared *raftlog.Shared, boltDir string) *NodeLogs {
+	return &NodeLogs{shared: shared, boltDir: boltDir}
+}
+
+func (l *NodeLogs) boltOf(id kv.ServerID) string {
+	return filepath.Join(l.boltDir, fmt.Sprintf("%s-%d", id.Shard, id.Incarnation))
+}
+
+// Records gives all records, and removes the bolt files of tombstoned ones that a
+// crash has left.
+func (l *NodeLogs) Records() ([]StoredRecord, error) {
+	var all []StoredRecord
+	for _, r := range l.shared.Records() {
+		all = append(all, StoredRecord{ID: r.ID, Tombstone: r.Tombstone, Data: r.Payload})
+		if r.Tombstone {
+			if err := raftlog.RemoveBolt(l.boltOf(r.ID)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return all, nil
+}
+
+// PutRecord writes a record.
+func (l *NodeLogs) PutRecord(r StoredRecord) error {
+	return l.shared.PutRecord(raftlog.Record{ID: r.ID, Payload: r.Data})
+}
+
+// Tombstone ends a replica for ever.
+func (l *NodeLogs) Tombstone(shard kv.ShardID) error {
+	if err := l.shared.Tombstone(shard); err != nil {
+		return err
+	}
+	var err error
+	for _, r := range l.shared.Records() {
+		if r.ID.Shard == shard {
+			err = errors.Join(err, raftlog.RemoveBolt(l.boltOf(r.ID)))
+		}
+	}
+	return err
+}
+
+// Open gives the log of a replica.
+func (l *NodeLogs) Open(id kv.ServerID, kind LogKind) (LogStore, error) {
+	if kind == BoltLog {
+		return raftlog.OpenBolt(l.boltOf(id), id.Shard, id.Incarnation)
+	}
+	store, err := l.shared.Store(id.Shard, id.Incarnation)
+	if err != nil {
+		return nil, err
+	}
+	return sharedLog{store}, nil
+}
+
+// sharedLog is one replica's part of the shared log, which outlives it.
+type sharedLog struct{ *raftlog.Store }
+
+func (sharedLog) Close() error { return nil }

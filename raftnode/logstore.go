@@ -8,16 +8,19 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/quorate-db/quorate/raftnode/raftlog"
 )
 
 // keyCurrentTerm is where the library keeps its term.
 var keyCurrentTerm = []byte("CurrentTerm")
 
-// logStore stands between the library and a replica's log. It times the writes,
-// notices when one does not return (R13), and stops the replica when one fails
-// (R12): a failed sync is never repeated, because a second one may succeed without
-// having written anything.
+// logStore stands between the library and a replica's log, which is guarded: a
+// write that does not return makes a leader mute (R13), and one that fails ends the
+// replica (R12). A failed sync is never repeated, because a second one may succeed
+// without having written anything.
 type logStore struct {
+	*raftlog.Guarded
 	inner LogStore
 	r     *Replica
 
@@ -33,12 +36,31 @@ var (
 	_ raft.MonotonicLogStore = (*logStore)(nil)
 )
 
-// IsMonotonic is true: LogStore promises it.
-func (s *logStore) IsMonotonic() bool { return true }
-
-func (s *logStore) FirstIndex() (uint64, error) { return s.inner.FirstIndex() }
-
-func (s *logStore) LastIndex() (uint64, error) { return s.inner.LastIndex() }
+func newLogStore(r *Replica, inner LogStore) *logStore {
+	s := &logStore{inner: inner, r: r}
+	hooks := &r.host.opts.Hooks
+	s.Guarded = raftlog.Guard(inner, raftlog.GuardOptions{
+		Deadline: r.host.opts.Timing.WriteDeadline,
+		// The library cuts the log beside its main loop, which goes on meanwhile.
+		OnStall: func(op raftlog.Op) {
+			if op != raftlog.OpDeleteRange {
+				r.stalled(true)
+			}
+		},
+		OnResume: func(op raftlog.Op, _ time.Duration) {
+			if op != raftlog.OpDeleteRange {
+				r.stalled(false)
+			}
+		},
+		OnError: func(err error) { r.fail(fmt.Errorf("write to the Raft log: %w", err)) },
+		OnWrite: func(w raftlog.Write) {
+			if hooks.Synced != nil && w.Op == raftlog.OpStoreLogs && w.Err == nil {
+				hooks.Synced(r.id, w.Entries, int(w.Bytes), w.Took)
+			}
+		},
+	})
+	return s
+}
 
 // GetLog reads an entry. The library panics where an entry that it has to apply
 // does not come back, so a read that fails ends the replica, and gives an entry
@@ -48,66 +70,23 @@ func (s *logStore) GetLog(index uint64, out *raft.Log) error {
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) || !s.lenient.Load() {
 		return err
 	}
-	s.r.fail(fmt.Errorf("read log entry %d: %w", index, err))
+	s.r.fail(fmt.Errorf("read Raft log entry %d: %w", index, err))
 	*out = raft.Log{Index: index, Type: raft.LogNoop}
 	return nil
 }
 
-func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{l}) }
-
-func (s *logStore) StoreLogs(logs []*raft.Log) error {
-	start := time.Now()
-	err := s.write("append to the log", func() error { return s.inner.StoreLogs(logs) })
-	if hook := s.r.host.opts.Hooks.Synced; hook != nil && err == nil {
-		size := 0
-		for _, l := range logs {
-			size += len(l.Data) + len(l.Extensions)
-		}
-		hook(s.r.id, len(logs), size, time.Since(start))
-	}
-	return err
-}
-
-// DeleteRange has no deadline: the library cuts the front beside its main loop.
-func (s *logStore) DeleteRange(first, last uint64) error {
-	return s.checked("cut the log", func() error { return s.inner.DeleteRange(first, last) })
-}
-
-func (s *logStore) Set(key, value []byte) error {
-	return s.write("store a vote", func() error { return s.inner.Set(key, value) })
-}
-
+// SetUint64 stores the term, or the term of a vote. The library panics if it
+// cannot store its term.
 func (s *logStore) SetUint64(key []byte, value uint64) error {
-	err := s.write("store a term", func() error { return s.inner.SetUint64(key, value) })
+	err := s.Guarded.SetUint64(key, value)
 	if err != nil && s.lenient.Load() && bytes.Equal(key, keyCurrentTerm) {
 		return nil
 	}
 	return err
 }
 
-func (s *logStore) Get(key []byte) ([]byte, error) { return s.inner.Get(key) }
-
-func (s *logStore) GetUint64(key []byte) (uint64, error) { return s.inner.GetUint64(key) }
-
-// write runs one write under the deadline.
-func (s *logStore) write(what string, do func() error) error {
-	return s.checked(what, func() error {
-		watch := s.r.watchWrite()
-		defer watch.done()
-		return do()
-	})
-}
-
-// checked runs one write. After a failure none is tried again.
-func (s *logStore) checked(what string, do func() error) error {
-	if cause := s.r.failure.Load(); cause != nil {
-		return fmt.Errorf("%s: replica has failed: %w", what, *cause)
-	}
-	err := do()
-	if err == nil {
-		return nil
-	}
-	err = fmt.Errorf("%s: %w", what, err)
-	s.r.fail(err)
-	return err
+// close waits for hooks and closes the log.
+func (s *logStore) close() error {
+	s.Wait()
+	return s.inner.Close()
 }

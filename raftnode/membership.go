@@ -233,7 +233,7 @@ func (r *Replica) Snapshot(ctx context.Context) error {
 		return r.errStopped()
 	}
 	reload := inst.raft.ReloadableConfig()
-	reload.TrailingLogs = trailing(r.sinceSnapshot.entries.Load(), r.sinceSnapshot.bytes.Load())
+	reload.TrailingLogs = trailing(r.sinceSnapshot.entries.Load(), r.sinceSnapshot.bytes.Load(), r.host.opts.Timing.TrailingEntries)
 	done := make(chan error, 1)
 	r.wg.Add(1)
 	go func() {

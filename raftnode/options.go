@@ -52,6 +52,9 @@ type Timing struct {
 	// since the last one; 16384 and 64 MiB.
 	SnapshotEntries int64
 	SnapshotBytes   int64
+	// TrailingEntries is how many entries a snapshot leaves in the log at most, for
+	// followers that are a little behind; 8192.
+	TrailingEntries int64
 }
 
 func (t *Timing) setDefaults() {
@@ -72,6 +75,9 @@ func (t *Timing) setDefaults() {
 	}
 	if t.SnapshotBytes == 0 {
 		t.SnapshotBytes = 64 << 20
+	}
+	if t.TrailingEntries == 0 {
+		t.TrailingEntries = 8192
 	}
 }
 
@@ -109,6 +115,7 @@ func (o *Options) validate() error {
 		// Each may bring a raise of the ceiling with it, and all must fit Raft's queue.
 		missing = append(missing, fmt.Errorf("raftnode: %d entries in flight, 1 to 3 are allowed", o.EntriesInFlight))
 	}
+	require(o.Timing.TrailingEntries > 0, "a positive TrailingEntries")
 	if o.Timing.Heartbeat < 20*time.Millisecond || o.Timing.Election < o.Timing.Heartbeat || o.Timing.Lease > o.Timing.Heartbeat {
 		missing = append(missing, errors.New("raftnode: want 20ms ≤ Heartbeat ≤ Election, and Lease ≤ Heartbeat"))
 	}

@@ -160,7 +160,7 @@ func (r *Replica) submit(g *group) {
 	if r.proposer.relearn.Swap(false) || v.term != g.term {
 		v.learn(g.term, r.machine.Applied())
 	}
-	stamp, raise := v.stamp(r.nowMs(), g.versions)
+	stamp, raise := v.stamp(r.NowMs(), g.versions)
 	commands := make([]kv.EntryCommand, len(g.members))
 	for i, p := range g.members {
 		commands[i] = p.command

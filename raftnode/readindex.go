@@ -47,6 +47,7 @@ type readAnswer struct {
 type readRound struct {
 	waits []readWait // fixed once the round is current
 	start time.Time
+	asked kv.ServerID // the leader that is asked; zero where this replica leads
 	term  uint64
 	index uint64
 
@@ -156,8 +157,16 @@ func (q *reader) kick() {
 		return
 	}
 	q.current, q.next = round, nil
-	q.mu.Unlock()
 	round.start = time.Now()
+	var refused []readWait
+	if !leads {
+		round.asked = leader
+		refused = round.dropRemote()
+	}
+	q.mu.Unlock()
+	for _, w := range refused {
+		w.done(readAnswer{}, q.r.errNotLeader())
+	}
 	switch {
 	case broken:
 		q.end(round, readAnswer{}, q.r.errStopped())
@@ -168,8 +177,43 @@ func (q *reader) kick() {
 	}
 }
 
-// end finishes a round and starts the next.
+// dropRemote takes out the reads that must not be passed on.
+func (round *readRound) dropRemote() (remote []readWait) {
+	local := round.waits[:0]
+	for _, w := range round.waits {
+		if w.remote {
+			remote = append(remote, w)
+		} else {
+			local = append(local, w)
+		}
+	}
+	round.waits = local
+	return remote
+}
+
+// leaderChanged gives up a round that asks someone who does not lead any more: the
+// answer may take until its deadline.
+func (q *reader) leaderChanged() {
+	leader, _ := q.r.leader()
+	q.mu.Lock()
+	round := q.current
+	moot := round != nil && round.asked != (kv.ServerID{}) && round.asked != leader
+	q.mu.Unlock()
+	if moot {
+		q.end(round, readAnswer{}, q.r.errNotLeader())
+	}
+	q.kick()
+}
+
+// end finishes a round, once, and starts the next.
 func (q *reader) end(round *readRound, answer readAnswer, err error) {
+	round.mu.Lock()
+	ended := round.ended
+	round.ended = true
+	round.mu.Unlock()
+	if ended {
+		return
+	}
 	q.mu.Lock()
 	q.current = nil
 	q.mu.Unlock()
@@ -235,12 +279,11 @@ func (q *reader) tally(round *readRound, a termsAnswer, answers int) {
 	}
 	won := round.votes >= round.need
 	deposed := a.known && a.term > round.term
-	if round.ended || !won && !deposed && round.outstanding > 0 {
-		round.mu.Unlock()
+	undecided := round.ended || !won && !deposed && round.outstanding > 0
+	round.mu.Unlock()
+	if undecided {
 		return
 	}
-	round.ended = true
-	round.mu.Unlock()
 	_, term, leads := q.r.leading()
 	switch {
 	case !leads || term != round.term || !won && deposed:
@@ -255,21 +298,12 @@ func (q *reader) tally(round *readRound, a termsAnswer, answers int) {
 
 // askLeader asks the leader for an index that it has confirmed after this.
 func (q *reader) askLeader(round *readRound, leader kv.ServerID) {
-	local := round.waits[:0]
-	for _, w := range round.waits {
-		if w.remote {
-			w.done(readAnswer{}, q.r.errNotLeader())
-		} else {
-			local = append(local, w)
-		}
-	}
-	round.waits = local
-	if len(local) == 0 {
+	if len(round.waits) == 0 {
 		q.end(round, readAnswer{}, nil)
 		return
 	}
 	req := envelope{from: q.r.id, to: leader}.append(nil)
-	deadline := time.Now().Add(2 * q.r.host.opts.Timing.Heartbeat)
+	deadline := time.Now().Add(q.r.host.terms.timeout)
 	q.r.host.opts.Mesh.Send(leader.Node, peer.MethodReadIndex, req, deadline, func(resp []byte, err error) {
 		if err != nil {
 			q.end(round, readAnswer{}, err)

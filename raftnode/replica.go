@@ -181,7 +181,7 @@ func (r *Replica) fail(err error) {
 // wake has everything that waits look at the state again.
 func (r *Replica) wake() {
 	r.proposer.queue.signal()
-	r.reader.kick()
+	r.reader.leaderChanged()
 }
 
 // leader tells who leads, as far as this replica knows.
@@ -290,7 +290,7 @@ func (r *Replica) startTerm(inst *instance, term uint64) {
 
 // tryStartTerm gives false if it is to be tried again.
 func (r *Replica) tryStartTerm(inst *instance, term uint64) bool {
-	now := r.nowMs()
+	now := r.NowMs()
 	data, err := kv.EncodeEntry(kv.Stamp{Term: term, Ceiling: kv.VersionAt(now) + ceilingWindow, NowMs: now}, nil)
 	if err != nil || !inst.begin() {
 		return true
@@ -416,5 +416,5 @@ func (r *Replica) close(ctx context.Context) error {
 		return err // its goroutines may still use the log
 	}
 	r.wg.Wait()
-	return r.store.inner.Close()
+	return r.store.close()
 }

@@ -13,10 +13,8 @@ import (
 )
 
 const (
-	// trailingEntriesMax and trailingBytes bound what a snapshot leaves in the log
-	// for followers that are a little behind, trailingEntriesMin is left in any case
-	// (zero would trip over hashicorp/raft #86).
-	trailingEntriesMax = 8192
+	// trailingBytes bounds what a snapshot leaves in the log for followers that are
+	// a little behind; trailingEntriesMin entries are left even if they are larger.
 	trailingEntriesMin = 128
 	trailingBytes      = 32 << 20
 
@@ -223,12 +221,12 @@ func (p *persisted) Release() {
 	}
 }
 
-// trailing gives how many entries to leave in the log, for a mean size of those
-// applied lately.
-func trailing(entries, bytes int64) uint64 {
+// trailing gives how many entries to leave in the log, at most limit, for a mean
+// size of those applied lately. It is never zero (hashicorp/raft #86).
+func trailing(entries, bytes, limit int64) uint64 {
 	mean := int64(1)
 	if entries > 0 {
 		mean = max(bytes/entries, 1)
 	}
-	return uint64(min(max(trailingBytes/mean, trailingEntriesMin), trailingEntriesMax))
+	return uint64(min(max(trailingBytes/mean, trailingEntriesMin), limit))
 }

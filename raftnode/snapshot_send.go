@@ -103,10 +103,14 @@ func (s *sending) pace(n int) error {
 // it asks until the state is installed.
 func (s *sending) deliver() (chunkAnswer, error) {
 	want := s.c.offset + uint64(len(s.c.data))
-	patience := time.Now().Add(sendPatience)
+	heard := time.Now()                      // the last answer of any kind
+	patience := time.Now().Add(sendPatience) // for progress
 	installing := false
 	for {
 		answer, err := s.once()
+		if err == nil {
+			heard = time.Now()
+		}
 		wait := chunkRetry
 		switch {
 		case err == nil && (answer.status == chunkHave || answer.status == chunkStale):
@@ -121,7 +125,7 @@ func (s *sending) deliver() (chunkAnswer, error) {
 		case err == nil && answer.offset != s.c.offset:
 			return answer, fmt.Errorf("the receiver is at %d, this is at %d", answer.offset, s.c.offset)
 		}
-		if time.Now().After(patience) {
+		if now := time.Now(); now.After(patience) || now.Sub(heard) > sendPatience {
 			return answer, fmt.Errorf("no progress at %d: %w", s.c.offset, err)
 		}
 		select {

@@ -9,34 +9,10 @@ import (
 	"github.com/quorate-db/quorate/raftnode/peer"
 )
 
-// writeWatch watches one write to the log.
-type writeWatch struct {
-	r     *Replica
-	timer *time.Timer
-	fired chan struct{} // closed when the timer's function has run
-}
-
-// watchWrite is called before a write, and done on what it gives after it. If the
-// write passes its deadline, the replica is mute until the write returns (R13):
-// the library's heartbeats do not depend on the disk, so otherwise the others
-// would follow a leader that can store nothing, for ever.
-func (r *Replica) watchWrite() *writeWatch {
-	w := &writeWatch{r: r, fired: make(chan struct{})}
-	w.timer = time.AfterFunc(r.host.opts.Timing.WriteDeadline, func() {
-		defer close(w.fired)
-		r.stalled(true)
-	})
-	return w
-}
-
-func (w *writeWatch) done() {
-	if w.timer.Stop() {
-		return
-	}
-	<-w.fired
-	w.r.stalled(false)
-}
-
+// stalled is told when a write to the log has passed its deadline, and when it
+// has returned after all. In between the replica is mute (R13): the library's
+// heartbeats do not depend on the disk, so otherwise the others would follow a
+// leader that can store nothing, for ever.
 func (r *Replica) stalled(begin bool) {
 	if hook := r.host.opts.Hooks.Stalled; hook != nil {
 		hook(r.id, begin)

@@ -1,0 +1,186 @@
+package raftnode
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/quorate-db/quorate/internal/simnet"
+)
+
+func TestFailoverKeepsAcknowledgedWrites(t *testing.T) {
+	bubble(t, 3, func(c *testCluster) {
+		written := 0
+		for round := range 4 {
+			l := c.leader()
+			for range 10 {
+				c.mustPut(l, fmt.Sprint("k", written), fmt.Sprint(round))
+				written++
+			}
+			c.down(l.id.Node)
+			next := c.leader(l.id.Node)
+			for i := range written {
+				if machineOf(next).get(fmt.Sprint("k", i)) == "" {
+					t.Fatalf("round %d: write %d is lost", round, i)
+				}
+			}
+			c.mustPut(next, "after", fmt.Sprint(round))
+			c.up(l.id.Node)
+			c.converged()
+		}
+	})
+}
+
+func TestRestartOfEverything(t *testing.T) {
+	for _, kind := range []Kind{Durable, InMemory} {
+		t.Run(kind.String(), func(t *testing.T) {
+			bubbleWith(t, 3, kind, nil, func(c *testCluster) {
+				for i := range 10 {
+					c.mustPut(c.leader(), fmt.Sprint("k", i), "v")
+				}
+				for id := range c.nodes {
+					ctx, cancel := within(time.Second)
+					if err := c.replica(id).Snapshot(ctx); err != nil {
+						t.Fatal(err)
+					}
+					cancel()
+				}
+				for i := range 10 {
+					c.mustPut(c.leader(), fmt.Sprint("m", i), "v")
+				}
+				for id := range c.nodes {
+					c.down(id)
+				}
+				for id := range c.nodes {
+					c.up(id)
+				}
+				l := c.leader()
+				for i := range 10 {
+					if m := machineOf(l); m.get(fmt.Sprint("k", i)) != "v" || m.get(fmt.Sprint("m", i)) != "v" {
+						t.Fatalf("write %d is lost", i)
+					}
+				}
+				c.mustPut(l, "again", "v")
+				c.converged()
+				if got := machineOf(l).state.Count; got != 21 {
+					t.Fatalf("%d commands were applied, want 21", got)
+				}
+			})
+		})
+	}
+}
+
+// A refused connection makes a follower stand at once; a machine that is gone
+// without a word costs the timeout.
+func TestFailoverIsFastWhereAProcessDied(t *testing.T) {
+	for _, tc := range []struct {
+		kind simnet.DownKind
+		max  time.Duration
+	}{{simnet.Killed, 300 * time.Millisecond}, {simnet.Lost, 5 * time.Second}} {
+		t.Run(fmt.Sprint(tc.kind), func(t *testing.T) {
+			bubble(t, 3, func(c *testCluster) {
+				l := c.leader()
+				c.mustPut(l, "a", "1")
+				start := time.Now()
+				c.net.Down(l.id.Node, tc.kind)
+				next := c.leader(l.id.Node)
+				if took := time.Since(start); took > tc.max {
+					t.Fatalf("failover took %s, want at most %s", took, tc.max)
+				}
+				c.mustPut(next, "b", "2")
+				c.net.Up(l.id.Node)
+				c.converged()
+			})
+		})
+	}
+}
+
+func TestCloseHandsLeadershipOver(t *testing.T) {
+	bubble(t, 3, func(c *testCluster) {
+		l := c.leader()
+		n := c.nodes[l.id.Node]
+		start := time.Now()
+		ctx, cancel := within(10 * time.Second)
+		defer cancel()
+		if err := n.host.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+		n.mesh.Close()
+		n.host = nil
+		c.leader(l.id.Node)
+		if took := time.Since(start); took > 700*time.Millisecond {
+			t.Fatalf("without a leader for %s", took)
+		}
+	})
+}
+
+func TestTransfer(t *testing.T) {
+	bubble(t, 3, func(c *testCluster) {
+		for range 10 {
+			l := c.leader()
+			c.mustPut(l, "a", "1")
+			to := l.id
+			to.Node = l.id.Node%3 + 1
+			ctx, cancel := within(5 * time.Second)
+			if err := l.Transfer(ctx, to); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+			c.until("the chosen one leads", time.Second, func() bool { return c.replica(to.Node).Status().LeaderReady })
+		}
+		// One that cannot be reached: leadership stays, and writes go on.
+		l := c.leader()
+		to := l.id
+		to.Node = l.id.Node%3 + 1
+		c.net.Isolate(to.Node, true)
+		ctx, cancel := within(5 * time.Second)
+		defer cancel()
+		if err := l.Transfer(ctx, to); err == nil {
+			t.Fatal("leadership moved to a node that nobody reaches")
+		}
+		c.until("writes again", 10*time.Second, func() bool { return put(c.leader(to.Node), "b", "2", time.Second) == nil })
+		c.net.Heal()
+		c.converged()
+	})
+}
+
+// The library's flag of a transfer in progress, left behind, makes a leader
+// refuse every write for ever; we restart it.
+func TestStuckTransferRestartsRaft(t *testing.T) {
+	bubble(t, 1, func(c *testCluster) {
+		l := c.leader()
+		c.mustPut(l, "a", "1")
+		before := l.inst.Load()
+		pause(10 * time.Second)
+		l.transferRefused() // as if Raft had said so
+		c.until("another run of Raft", 5*time.Second, func() bool {
+			inst := l.inst.Load()
+			return inst != nil && inst != before
+		})
+		c.mustPut(c.leader(), "b", "2")
+		if l.machine.(*testMachine).get("a") != "1" {
+			t.Fatal("the state is gone")
+		}
+	})
+}
+
+func TestUnreachableDoesNotDisturbAHealthyGroup(t *testing.T) {
+	bubble(t, 3, func(c *testCluster) {
+		l := c.leader()
+		for id, n := range c.nodes {
+			if id != l.id.Node {
+				for other := range c.nodes {
+					if other != l.id.Node {
+						n.host.unreachable(other)
+					}
+				}
+			}
+		}
+		n := c.nodes[l.id.Node]
+		n.host.unreachable(l.id.Node)
+		pause(time.Second)
+		if _, term, _ := l.leading(); term != l.Status().Term || !l.Status().LeaderReady {
+			t.Fatal("leadership was lost")
+		}
+	})
+}
