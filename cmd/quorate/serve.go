@@ -70,7 +70,7 @@ func runServe(ctx context.Context, o serveOptions, stdin io.Reader, stderr io.Wr
 		return usageError{err}
 	}
 	config := o.config.Defaulted()
-	config.Release = release
+	config.Release = thisVersion()["release"]
 	if err := config.Validate(); err != nil {
 		return usageError{err}
 	}

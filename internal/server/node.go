@@ -50,6 +50,7 @@ type Node struct {
 	mesh     Mesh
 	logs     *nodeLogs
 	db       *store.DB
+	disk     *diskUsage
 	machine  *placement.Machine
 	host     *raftnode.Host
 	control  *placement.Control
@@ -161,6 +162,7 @@ func (n *Node) openStorage() error {
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
 	}
+	n.disk = diskOf(n)
 	return nil
 }
 

@@ -65,6 +65,12 @@ func (n *Node) machineOf(r raftnode.Record) (raftnode.StateMachine, error) {
 	return dataMachine{replica}, nil
 }
 
+// diskUsed tells the control plane what the disk holds, in bytes.
+func (n *Node) diskUsed() (used, free int64) {
+	d := n.disk.usage()
+	return d.UsedBytes, d.FreeBytes
+}
+
 func (n *Node) controlOptions() placement.Options {
 	c := n.config
 	log := raftnode.SharedLog
@@ -96,6 +102,7 @@ func (n *Node) controlOptions() placement.Options {
 		ReplicationFactor: c.Initial.ReplicationFactor,
 		SplitPoints:       points,
 		LearnAddresses:    n.book.learn,
+		Disk:              n.diskUsed,
 		Now:               n.world.Now,
 		Logger:            n.log,
 		Hooks:             n.world.Hooks.Placement,

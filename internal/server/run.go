@@ -11,6 +11,7 @@ import (
 
 	"github.com/quorate-db/quorate/httpd"
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/metrics"
 	"github.com/quorate-db/quorate/raftnode/peer"
 	"github.com/quorate-db/quorate/store/engine"
 )
@@ -19,6 +20,7 @@ import (
 // order; or until something fails that a node must not survive.
 func Run(ctx context.Context, config Config, log *slog.Logger) error {
 	p := &process{config: config, log: log}
+	p.meter = p.newMetrics()
 	listeners, err := p.listen(ctx)
 	if err != nil {
 		return err
@@ -33,7 +35,7 @@ func Run(ctx context.Context, config Config, log *slog.Logger) error {
 		Mesh:   p.mesh(listeners.peer),
 		Now:    time.Now,
 		Logger: log,
-		Hooks:  p.hooks(),
+		Hooks:  hooksOf(p.meter),
 	})
 	if err != nil {
 		return errors.Join(err, listeners.close())
@@ -46,6 +48,7 @@ func Run(ctx context.Context, config Config, log *slog.Logger) error {
 type process struct {
 	config Config
 	log    *slog.Logger
+	meter  *metrics.Metrics
 	node   *Node
 }
 
@@ -79,7 +82,7 @@ func (p *process) listen(ctx context.Context) (listeners, error) {
 // mesh gives what makes the TCP mesh on a listener.
 func (p *process) mesh(l net.Listener) func(*Identity, func(kv.NodeID) (string, bool), func(map[kv.NodeID]string)) (Mesh, error) {
 	return func(id *Identity, lookup func(kv.NodeID) (string, bool), learn func(map[kv.NodeID]string)) (Mesh, error) {
-		hooks := p.hooks().Peer
+		hooks := hooksOf(p.meter).Peer
 		told := hooks.Peer
 		hooks.Peer = func(info peer.PeerInfo) {
 			learn(map[kv.NodeID]string{info.ID: info.Advertise})
@@ -99,8 +102,6 @@ func (p *process) mesh(l net.Listener) func(*Identity, func(kv.NodeID) (string, 
 	}
 }
 
-func (p *process) hooks() Hooks { return Hooks{} }
-
 // serve runs the HTTP edge until ctx ends or the node must, then stops both: the
 // edge first, while the node can still answer what is under way.
 func (p *process) serve(ctx context.Context, l net.Listener) error {
@@ -108,12 +109,13 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 		Data:    p.node.Router(),
 		Cluster: clusterViews{p.node.Control()},
 		Health:  health{p.node},
-		Metrics: p.metrics(),
-		Hooks:   p.hooks().HTTP,
+		Metrics: p.meter.Handler(),
+		Hooks:   hooksOf(p.meter).HTTP,
 		Logger:  p.node.log,
 		Release: p.config.Release,
 		Self:    p.node.Identity().Node(),
 	})
+	p.meter.Watch(func() metrics.Snapshot { return snapshot(p.node, edge) })
 	served := make(chan error, 1)
 	go func() { served <- edge.Serve(l) }()
 	p.log.Info("listening", "http", l.Addr().String(), "peer", p.config.Peer.Listen, "node", p.node.name(), "id", p.node.Identity().Node())
@@ -138,5 +140,3 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 	}
 	return errors.Join(failure, edgeErr, serveErr, p.node.Close(stopCtx))
 }
-
-func (p *process) metrics() http.Handler { return nil }

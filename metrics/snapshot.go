@@ -1,0 +1,63 @@
+package metrics
+
+import "github.com/quorate-db/quorate/kv"
+
+// Snapshot is how a node stands when it is scraped.
+type Snapshot struct {
+	Node     NodeNames
+	Replicas []Replica // that this node holds, the meta shard's too
+	Store    Store
+	Log      Log
+	Disk     Disk
+	Peers    []PeerClass
+	InFlight InFlight
+	Checks   []kv.Check // of readiness
+
+	// Cluster and Members are what this node knows of all. Members tells which
+	// series of other nodes are still wanted (M4).
+	Cluster kv.ClusterInfo
+	Members []kv.NodeInfo
+}
+
+// NodeNames says which node this is.
+type NodeNames struct {
+	ID         kv.NodeID
+	Name, Zone string
+}
+
+// Replica is one replica of this node.
+type Replica struct {
+	Status kv.ReplicaStatus
+	// Of a data shard's state machine; zero for the meta shard. Bytes counts keys
+	// and values of all versions, DiskBytes is an estimate after compression.
+	Keys, Bytes, DiskBytes, RequestIDs int64
+}
+
+// Store is the database under the state machines.
+type Store struct {
+	DiskBytes, MemtableBytes, CompactionDebt int64
+	Tables, ReadAmplification                int64
+	Flushes, Compactions                     int64 // since start
+	CacheHits, CacheMisses                   int64 // since start
+	BackgroundErrors                         int64 // since start
+}
+
+// Log is the shared Raft log.
+type Log struct {
+	DiskBytes, MemtableBytes, EntryCacheBytes int64
+	ReadAmplification                         int64
+}
+
+// Disk is the file system under the data directory.
+type Disk struct{ UsedBytes, FreeBytes, SizeBytes int64 } // used by the data directory; of the file system
+
+// PeerClass is what the mesh holds for one class of connections.
+type PeerClass struct {
+	Class              string
+	Outgoing, Incoming int // connections
+	QueueBytes         int
+	Calls, InFlight    int // requests of ours, and of others, without an answer
+}
+
+// InFlight counts the HTTP requests that are being served.
+type InFlight struct{ Data, Control, Streams int }
