@@ -1,0 +1,146 @@
+//go:build blackbox
+
+package blackbox
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/quorate-db/quorate/client"
+	"github.com/quorate-db/quorate/test/proc"
+)
+
+// hurry is the deadline of requests that are expected to be refused.
+const hurry = 2 * time.Second
+
+// TestTwoOfThreeDown takes the majority from some shards: their reads and writes are
+// refused in time and with the truth about what happened, the other shards go on,
+// and all that was acknowledged is there when the nodes return.
+func TestTwoOfThreeDown(t *testing.T) {
+	c := proc.Start(t, binary(t), proc.Shape{})
+	layout := c.Layout(t)
+	writer := c.Client(t, client.Config{})
+	for i := range layout.Shards {
+		if _, err := writer.Put(t.Context(), proc.KeyIn(&layout.Shards[i], "before"), []byte("kept"), client.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := &layout.Shards[0]
+	leader := layout.LeaderOf(first)
+	down := slices.DeleteFunc(layout.ReplicasOf(first), func(i int) bool { return i == leader })
+	// The leader still leads when this write reaches it, so it is proposed, and
+	// nobody can say what becomes of it.
+	for _, i := range down {
+		c.Pause(t, i)
+	}
+	unknown := proc.MustDo(t, http.MethodPut, c.Endpoint(leader)+"/v1/kv/"+proc.KeyIn(first, "proposed"), "maybe", hurry)
+	if unknown.Status != http.StatusGatewayTimeout || unknown.Outcome != "unknown" {
+		t.Errorf("write that was proposed before the majority was lost: %d %s, want 504 unknown", unknown.Status, unknown.Body)
+	}
+	for _, i := range down {
+		if err := c.Kill(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stopped := 0
+	for i := range layout.Shards {
+		s := &layout.Shards[i]
+		lost := 0
+		for _, r := range layout.ReplicasOf(s) {
+			if slices.Contains(down, r) {
+				lost++
+			}
+		}
+		if lost >= 2 {
+			stopped++
+			t.Run("stopped shard "+s.ID.String(), func(t *testing.T) { testStopped(t, c, s) })
+		} else {
+			t.Run("working shard "+s.ID.String(), func(t *testing.T) { testWorking(t, c, s) })
+		}
+	}
+	if stopped == 0 || stopped == len(layout.Shards) {
+		t.Fatalf("%d of %d shards lost their majority: nothing to compare", stopped, len(layout.Shards))
+	}
+	for _, i := range down {
+		if err := c.Start(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.WaitReady(t)
+	testAllBack(t, c, &layout)
+}
+
+// testStopped holds a shard without majority to its word at each running node.
+func testStopped(t *testing.T, c *proc.Cluster, s *client.Shard) {
+	refused := func(method, name string) func(context.Context) error {
+		return func(ctx context.Context) error {
+			for _, i := range c.RunningNodes() {
+				a, err := proc.Do(ctx, method, c.Endpoint(i)+"/v1/kv/"+proc.KeyIn(s, name), "x", hurry)
+				switch {
+				case err != nil:
+					return fmt.Errorf("node %d: %w", i, err)
+				case a.Status != http.StatusServiceUnavailable:
+					return fmt.Errorf("node %d: %d %s", i, a.Status, a.Body)
+				case method == http.MethodPut && a.Outcome != "not-applied":
+					return fmt.Errorf("node %d: outcome %q, want not-applied: %s", i, a.Outcome, a.Body)
+				case a.Header.Get("Retry-After") == "":
+					return fmt.Errorf("node %d: 503 without Retry-After", i)
+				case a.Took > hurry+time.Second:
+					return fmt.Errorf("node %d: refused only after %s", i, a.Took)
+				}
+			}
+			return nil
+		}
+	}
+	// The first ones may still meet a leader that does not know yet.
+	for _, method := range []string{http.MethodPut, http.MethodGet} {
+		proc.Eventually(t, proc.WaitMax, method+" refused", refused(method, "before-refusals"))
+		if err := refused(method, "refused")(t.Context()); err != nil {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+	for _, i := range c.RunningNodes() {
+		a := proc.MustDo(t, http.MethodGet, c.Endpoint(i)+"/v1/kv/"+proc.KeyIn(s, "before")+"?consistency=stale", "", hurry)
+		if a.Status != http.StatusOK || a.Body != "kept" || a.Header.Get("Quorate-Consistency") != "stale" {
+			t.Errorf("stale read at node %d: %d %s %s", i, a.Status, a.Header.Get("Quorate-Consistency"), a.Body)
+		}
+	}
+}
+
+func testWorking(t *testing.T, c *proc.Cluster, s *client.Shard) {
+	for _, i := range c.RunningNodes() {
+		key := "/v1/kv/" + proc.KeyIn(s, fmt.Sprintf("during%d", i))
+		if a := proc.MustDo(t, http.MethodPut, c.Endpoint(i)+key, "kept", limit); a.Status != http.StatusCreated {
+			t.Errorf("PUT at node %d: %d %s", i, a.Status, a.Body)
+		}
+		for _, k := range c.RunningNodes() {
+			if a := proc.MustDo(t, http.MethodGet, c.Endpoint(k)+key, "", limit); a.Status != http.StatusOK || a.Body != "kept" {
+				t.Errorf("GET at node %d: %d %s", k, a.Status, a.Body)
+			}
+		}
+	}
+}
+
+// testAllBack checks that every shard works, has what was acknowledged and has
+// nothing of what was refused.
+func testAllBack(t *testing.T, c *proc.Cluster, layout *proc.Layout) {
+	for i := range layout.Shards {
+		s := &layout.Shards[i]
+		for n := 1; n <= c.Size; n++ {
+			base := c.Endpoint(n) + "/v1/kv/"
+			if a := proc.MustDo(t, http.MethodGet, base+proc.KeyIn(s, "before"), "", limit); a.Status != http.StatusOK || a.Body != "kept" {
+				t.Errorf("shard %s at node %d: %d %s", s.ID, n, a.Status, a.Body)
+			}
+			if a := proc.MustDo(t, http.MethodGet, base+proc.KeyIn(s, "refused"), "", limit); a.Status != http.StatusNotFound {
+				t.Errorf("shard %s at node %d: a write that was not applied is there: %d %s", s.ID, n, a.Status, a.Body)
+			}
+			if a := proc.MustDo(t, http.MethodPut, base+proc.KeyIn(s, "after"), "x", limit); a.Status != http.StatusCreated && a.Status != http.StatusNoContent {
+				t.Errorf("shard %s at node %d: %d %s", s.ID, n, a.Status, a.Body)
+			}
+		}
+	}
+}
