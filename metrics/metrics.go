@@ -136,7 +136,7 @@ func result(ok bool) string {
 	return "failed"
 }
 
-func flag(b bool) float64 {
+func asNumber(b bool) float64 {
 	if b {
 		return 1
 	}

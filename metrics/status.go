@@ -54,7 +54,7 @@ func clusterReadings() []reading[Snapshot] {
 		gaugeOf("quorate_cluster_shards_with_leader", "Data shards that have a leader as far as this node knows.",
 			func(s *Snapshot) float64 { return float64(s.Cluster.ShardsWithLeader) }),
 		gaugeOf("quorate_cluster_meta_leader_known", "Whether this node knows the leader of the meta shard.",
-			func(s *Snapshot) float64 { return flag(s.Cluster.MetaLeader != 0) }),
+			func(s *Snapshot) float64 { return asNumber(s.Cluster.MetaLeader != 0) }),
 		gaugeOf("quorate_replicas", "Replicas on this node, the meta shard's too.",
 			func(s *Snapshot) float64 { return float64(len(s.Replicas)) }),
 		gaugeOf("quorate_replicas_unlabelled", "Replicas on this node that have no series of their own, because there are too many.",
@@ -109,11 +109,11 @@ func replicaReadings() []reading[Replica] {
 	}
 	return []reading[Replica]{
 		gauge("quorate_shard_leader", "Whether the replica here leads the shard and has applied the first entry of its term.",
-			func(r *Replica) float64 { return flag(r.Status.LeaderReady) }),
+			func(r *Replica) float64 { return asNumber(r.Status.LeaderReady) }),
 		gauge("quorate_shard_leader_known", "Whether the replica here knows who leads the shard.",
-			func(r *Replica) float64 { return flag(r.Status.Leader != 0) }),
+			func(r *Replica) float64 { return asNumber(r.Status.Leader != 0) }),
 		gauge("quorate_shard_failed", "Whether the replica here has stopped because of a failure.",
-			func(r *Replica) float64 { return flag(r.Status.Failure != "") }),
+			func(r *Replica) float64 { return asNumber(r.Status.Failure != "") }),
 		gauge("quorate_shard_voters", "Replicas of the shard that vote, as the replica here knows.",
 			func(r *Replica) float64 { return float64(voters(r.Status.Members)) }),
 		gauge("quorate_shard_learners", "Replicas of the shard that follow without a vote, as the replica here knows.",
@@ -211,7 +211,7 @@ func (s *status) Collect(out chan<- prometheus.Metric) {
 	}
 	gauge(s.info, 1, snap.Node.ID.String(), snap.Node.Name, snap.Node.Zone)
 	for _, c := range snap.Checks {
-		gauge(s.ready, flag(c.OK), c.Name)
+		gauge(s.ready, asNumber(c.OK), c.Name)
 	}
 	gauge(s.inFlight, float64(snap.InFlight.Data), "data")
 	gauge(s.inFlight, float64(snap.InFlight.Control), "control")
