@@ -21,7 +21,11 @@ type applier struct {
 	// indexed: the batch can be read. Needed by commands that walk over ranges.
 	indexed bool
 
-	heads    map[string]*head      // newest record of every key that was touched
+	// heads are the newest records of keys, as this batch leaves them. They are kept
+	// from call to call; used are those that this call has looked at.
+	heads    map[string]*head
+	used     []*head
+	known    idFilter              // of remembered request ids; kept from call to call
 	requests map[requestID]request // ids that were remembered in this call
 	txn      overlay               // of the transaction that is being evaluated
 
@@ -55,7 +59,9 @@ func (r *Replica) applyLocked(entries []kv.Entry) (results []kv.EntryResult, err
 	results = make([]kv.EntryResult, len(entries))
 	commands, needIndex := decodeCommands(entries)
 	a := &r.applier
-	a.begin(r.db.eng, r.current.Load(), needIndex)
+	if err := a.begin(r.db.eng, r.current.Load(), needIndex); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if cerr := a.end(); err == nil {
 			err = cerr
@@ -112,28 +118,39 @@ func decodeCommands(entries []kv.Entry) (commands [][]decodedCommand, needIndex 
 	return commands, needIndex
 }
 
-func (a *applier) begin(eng engine.Engine, st *state, indexed bool) {
+func (a *applier) begin(eng engine.Engine, st *state, indexed bool) error {
+	if !a.known.attached {
+		if err := a.known.attach(eng, st.placement); err != nil {
+			return err
+		}
+	}
 	a.eng = eng
 	a.st = *st
 	a.batch, a.indexed = eng.NewBatch(indexed), indexed
 	if a.heads == nil {
 		a.heads = map[string]*head{}
+	}
+	if a.requests == nil {
 		a.requests = map[requestID]request{}
 	}
+	return nil
 }
 
-// headsKept is the size up to which the maps are emptied and used again.
-const headsKept = 4096
+// headsKept bounds the heads that are kept from call to call, about 200 bytes each.
+// When there are more, all are dropped: they cost a seek to get back.
+const headsKept = 8192
 
 func (a *applier) end() error {
-	if len(a.heads) > headsKept {
-		a.heads = map[string]*head{}
+	for _, h := range a.used {
+		h.content = nil // it is in the arena; the engine has it now
 	}
-	clear(a.heads)
-	if len(a.requests) > headsKept {
-		a.requests = map[requestID]request{}
+	clear(a.used)
+	a.used = a.used[:0]
+	if len(a.heads) > headsKept {
+		a.heads = nil
 	}
 	clear(a.requests)
+	a.known.forget(a.st.floors.requestFrom)
 	a.txn.reset()
 	a.arena.reset()
 	if cap(a.vbuf) > arenaChunkBytes {

@@ -227,7 +227,7 @@ func openOther(t *testing.T, db *DB) *Replica {
 // TestCrashApply: a crash at any file operation leaves a prefix of the log, and at
 // least what a flush acknowledged (E2, E3, S1).
 func TestCrashApply(t *testing.T) {
-	s := newScript(t, 160)
+	s := newScript(t, 110)
 	c := newCrashRun(t, s)
 	db := mustOpen(t, c.fs)
 	r := mustReplica(t, db)
@@ -235,21 +235,21 @@ func TestCrashApply(t *testing.T) {
 	for i, e := range s.entries {
 		mustApply(t, r, e)
 		switch {
-		case i == 130:
+		case i == 80:
 			if err := db.DropReplica(otherShard); err != nil {
 				t.Fatal(err)
 			}
 			c.promise(func(p *crashed) { p.gone, p.durable = true, e.Index })
-		case i < 130:
+		case i < 80:
 			mustApply(t, other, e)
 		}
-		if i%30 == 29 {
+		if i%20 == 19 {
 			if err := r.Flush(); err != nil {
 				t.Fatal(err)
 			}
 			c.promise(func(p *crashed) { p.durable = e.Index })
 		}
-		if i == 90 { // a new process makes a new manifest
+		if i == 60 { // a new process makes a new manifest
 			mustClose(t, db)
 			c.promise(func(p *crashed) { p.durable = e.Index })
 			db = mustOpen(t, c.fs)

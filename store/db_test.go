@@ -45,11 +45,10 @@ func TestCorrupt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		key := dataKey(nil, v.space, []byte("d"), 0)
 		if !v.it.SeekPrefixGE(dataKey(nil, v.space, []byte("d"), versionMax)) {
 			t.Fatal("no record")
 		}
-		key = slices.Clone(v.it.Key())
+		key := slices.Clone(v.it.Key())
 		value, err := v.it.Value()
 		bad := slices.Clone(value)
 		if err := closeWith(v.it, err); err != nil {
@@ -93,7 +92,7 @@ func TestCorrupt(t *testing.T) {
 		}
 		mustClose(t, im)
 		for range 2 { // and it stays stopped
-			_, err := r.Apply([]kv.Entry{l.entry(write(then(del("d"))))})
+			_, err := r.Apply([]kv.Entry{l.entry(write(then(&kvpb.Op{Kind: kvpb.OpKind_OP_GET, Key: []byte("d")})))})
 			if kv.CodeOf(err) != kv.CodeCorrupt || kv.OutcomeOf(err) != kv.OutcomeUnknown {
 				t.Errorf("apply: %v", err)
 			}

@@ -35,6 +35,6 @@
 //	    refers to; before that the old state is whole (DESIGN §9 rule 3).
 //	S6  For each key, the newest record that is not a tombstone is never collected,
 //	    and nothing that a read at or above the horizon can see.
-//	S7  The change index has exactly one entry per record that is not collected or
-//	    was superseded at or above the horizon; it alone finds what to collect.
+//	S7  A record is superseded by exactly one entry of the change index, which is
+//	    collected together with it; collecting looks nowhere else.
 package store

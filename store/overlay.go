@@ -15,7 +15,7 @@ type head struct {
 	expiresMs int64
 	valueLen  int
 	// content is the record as appendRecord made it, after room for a checksum; nil
-	// where only the engine has it.
+	// where only the engine has it. It lives for one Apply call.
 	content []byte
 }
 
@@ -87,14 +87,15 @@ func (a *applier) touch(key []byte) (*touched, error) {
 
 // head gives the newest state of a key as earlier transactions left it.
 func (a *applier) head(key []byte) (*head, error) {
-	if h := a.heads[string(key)]; h != nil {
-		return h, nil
+	h := a.heads[string(key)]
+	if h == nil {
+		h = &head{}
+		if err := a.seekHead(key, h); err != nil {
+			return nil, err
+		}
+		a.heads[string(key)] = h
 	}
-	h := &head{}
-	if err := a.seekHead(key, h); err != nil {
-		return nil, err
-	}
-	a.heads[string(key)] = h
+	a.used = append(a.used, h)
 	return h, nil
 }
 
@@ -150,8 +151,8 @@ func (a *applier) seekContent(key []byte) ([]byte, kv.Version, error) {
 func (a *applier) record(t *touched) (record, error) {
 	content := t.now.content
 	if content == nil {
-		// Only heads that came from the engine have no content, so the newest there
-		// is the one.
+		// What this call has put has its content, so the newest of before the call is
+		// the one.
 		found, v, err := a.seekContent(t.key)
 		if err != nil {
 			return record{}, err

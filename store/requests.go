@@ -72,6 +72,9 @@ func (a *applier) lookUpRequest(id requestID) (r request, found bool, err error)
 	if r, found = a.requests[id]; found {
 		return r, true, nil
 	}
+	if a.known.excludes(id) {
+		return request{}, false, nil
+	}
 	a.kbuf = requestKey(a.kbuf[:0], a.st.home, id)
 	value, closer, err := a.newest().Get(a.kbuf)
 	if errors.Is(err, engine.ErrNotFound) {
@@ -93,6 +96,7 @@ func (a *applier) remember(id *kvpb.RequestID, result []byte) {
 	r := request{issuedMs: id.IssuedMs, fingerprint: id.Fingerprint, result: result}
 	key := idOf(id)
 	a.requests[key] = r
+	a.known.add(key, r.issuedMs)
 	a.kbuf = requestKey(a.kbuf[:0], a.st.home, key)
 	a.vbuf = appendRequest(append(a.vbuf[:0], 0, 0, 0, 0), r)
 	a.setSealed(a.kbuf, a.vbuf)

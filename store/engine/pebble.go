@@ -17,7 +17,7 @@ import (
 const formatVersion = pebble.FormatTableFormatV6
 
 const (
-	cacheBytesDefault    = 32 << 20
+	cacheBytesDefault    = 64 << 20
 	memtableBytesDefault = 16 << 20
 	memtablesMax         = 4
 	openFilesMax         = 512
@@ -29,7 +29,7 @@ type Options struct {
 	FS            FS
 	Dir           string // of the database itself
 	StagingDir    string // for tables that are being built; emptied at open
-	CacheBytes    int64  // block cache, 32 MiB
+	CacheBytes    int64  // block cache, 64 MiB; it grows as it is used
 	MemtableBytes uint64 // one memtable; up to four may exist, 16 MiB
 	// Split gives the length of a key's prefix, what filters work on; what remains
 	// is the suffix. See newComparer for what it must keep. nil = no suffixes.
