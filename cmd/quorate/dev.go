@@ -15,6 +15,7 @@ import (
 
 	"github.com/quorate-db/quorate/client"
 	"github.com/quorate-db/quorate/internal/localcluster"
+	"github.com/quorate-db/quorate/internal/server"
 )
 
 // devOptions are the flags of `quorate dev`.
@@ -66,8 +67,14 @@ func (o *devOptions) complete() error {
 	if o.port < 1 || o.port+devPeerPortOffset+o.nodes > 65536 {
 		return usageError{fmt.Errorf("--port %d: want a port that leaves room for %d nodes and their peer ports %d above", o.port, o.nodes, devPeerPortOffset)}
 	}
+	if o.shards < 1 || o.shards > server.InitialShardsMax {
+		return usageError{fmt.Errorf("--shards %d: want 1 to %d", o.shards, server.InitialShardsMax)}
+	}
 	if o.replicationFactor == 0 {
 		o.replicationFactor = min(3, o.nodes)
+	}
+	if o.replicationFactor < 1 || o.replicationFactor > server.ReplicationFactorMax {
+		return usageError{fmt.Errorf("--replication-factor %d: want 1 to %d", o.replicationFactor, server.ReplicationFactorMax)}
 	}
 	if o.replicationFactor > o.nodes {
 		return usageError{fmt.Errorf("--replication-factor %d: there are only %d nodes", o.replicationFactor, o.nodes)}

@@ -148,6 +148,12 @@ func (p *process) exited() bool {
 	}
 }
 
+// endedBy reports whether a signal has ended the process, which has been waited for.
+func (p *process) endedBy(sig syscall.Signal) bool {
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == sig
+}
+
 // StartAll starts every node that does not run.
 func (c *Cluster) StartAll() error {
 	for i := 1; i <= c.opts.Nodes; i++ {
@@ -228,6 +234,9 @@ func (c *Cluster) Stop(ctx context.Context, i int) error {
 	}
 	select {
 	case <-p.done:
+		if p.endedBy(syscall.SIGTERM) {
+			return nil // it had not come so far as to listen to signals, nor to write anything
+		}
 		return p.err
 	case <-ctx.Done():
 		_ = p.cmd.Process.Kill()

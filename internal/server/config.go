@@ -38,6 +38,12 @@ type Address struct {
 	Advertise string // host:port; "" = Listen
 }
 
+// The most that a new cluster may be given of each.
+const (
+	InitialShardsMax     = 1000
+	ReplicationFactorMax = 7
+)
+
 // InitialShards is how a new cluster cuts the key space. It has no effect on a
 // cluster that exists.
 type InitialShards struct {
@@ -124,11 +130,11 @@ func (c Config) Validate() error {
 	if c.Expect < 1 {
 		errs = append(errs, fmt.Errorf("--expect %d: want at least 1", c.Expect))
 	}
-	if f := c.Initial.ReplicationFactor; f < 1 || f > 7 {
-		errs = append(errs, fmt.Errorf("--replication-factor %d: want 1 to 7", f))
+	if f := c.Initial.ReplicationFactor; f < 1 || f > ReplicationFactorMax {
+		errs = append(errs, fmt.Errorf("--replication-factor %d: want 1 to %d", f, ReplicationFactorMax))
 	}
-	if n := c.Initial.Count; n < 1 || n > 1000 {
-		errs = append(errs, fmt.Errorf("--shards %d: want 1 to 1000", n))
+	if n := c.Initial.Count; n < 1 || n > InitialShardsMax {
+		errs = append(errs, fmt.Errorf("--shards %d: want 1 to %d", n, InitialShardsMax))
 	}
 	for i, point := range c.Initial.SplitPoints {
 		if point == "" || len(point) > kv.KeyBytesMax || i > 0 && point <= c.Initial.SplitPoints[i-1] {
