@@ -277,7 +277,7 @@ func TestDevUsage(t *testing.T) {
 		{"--replication-factor", "-1"}, {"--no-such-flag"}, {"word"},
 	} {
 		t.Run(strings.Join(test, " "), func(t *testing.T) {
-			got := proc.Run(t, binary(t), "", append([]string{"dev"}, test...)...)
+			got := proc.Run(t, binary(t), "", append([]string{"dev", "--port", "1"}, test...)...)
 			if got.Code != 2 || got.Stdout != "" || !strings.Contains(got.Stderr, "quorate: ") {
 				t.Errorf("exit code %d, want 2\nstdout: %s\nstderr: %s", got.Code, got.Stdout, got.Stderr)
 			}

@@ -77,13 +77,19 @@ func Start(t testing.TB, binary string, s Shape) *Cluster {
 	return c
 }
 
+// logTailLines is how much is shown of each node's log when a test fails.
+const logTailLines = 15
+
 func (c *Cluster) end(t testing.TB) {
+	// First what they say, or the others' complaints of the first one's death would be in it.
+	for i := 1; t.Failed() && i <= c.Size; i++ {
+		if c.PID(i) != 0 {
+			t.Logf("%s, running %t, exit %v, last lines:\n%s", localcluster.Name(i), c.Running(i), c.ExitError(i), c.LogTail(i, logTailLines))
+		}
+	}
 	for i := 1; i <= c.Size; i++ {
 		if c.Running(i) {
 			_ = c.Kill(i)
-		}
-		if t.Failed() && c.PID(i) != 0 {
-			t.Logf("%s, exit %v, last lines:\n%s", localcluster.Name(i), c.ExitError(i), c.LogTail(i, 25))
 		}
 	}
 }

@@ -26,7 +26,7 @@ type Answer struct {
 const answerWait = 10 * time.Second
 
 // Do sends one request and gives the answer; an error means that there was none.
-// The server is given the time limit.
+// The server is given the time limit. A body that begins with { is sent as JSON.
 func Do(ctx context.Context, method, url, body string, limit time.Duration) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit+answerWait)
 	defer cancel()
@@ -35,6 +35,9 @@ func Do(ctx context.Context, method, url, body string, limit time.Duration) (Ans
 		return Answer{}, err
 	}
 	req.Header.Set("Quorate-Timeout", limit.String())
+	if strings.HasPrefix(body, "{") {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	begin := time.Now()
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
