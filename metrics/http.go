@@ -65,9 +65,13 @@ func newRequests(r maker) *requests {
 	q.codes = newTable(codesMax,
 		func(c kv.Code) prometheus.Counter { return problems.WithLabelValues(string(c)) },
 		func() prometheus.Counter { return problems.WithLabelValues(labelOther) }, nil)
-	// The two that alarms and panels ask for exist from the start.
-	q.codes.get(kv.CodeOutcomeUnknown)
-	q.codes.get(kv.CodeUnavailable)
+	// Those that alerts and panels ask for exist from the start: of a counter that
+	// appears with its first event, that event is not seen.
+	for _, c := range []kv.Code{
+		kv.CodeUnavailable, kv.CodeTimeout, kv.CodeOutcomeUnknown, kv.CodeOverloaded, kv.CodeStorageFull, kv.CodeCorrupt, kv.CodeInternal,
+	} {
+		q.codes.get(c)
+	}
 	ops := map[string]*operation{}
 	for _, name := range []string{"get", "put", "delete", "add", "scan", "delete-range", "query", "batch", "txn"} {
 		ops[name] = q.operation(name)
