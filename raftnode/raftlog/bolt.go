@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -26,7 +27,8 @@ const (
 // its own. Around what raft-boltdb does it keeps the invariants of this package:
 // it refuses gaps, so that it may call itself monotonic (the library's livelock
 // after an installed snapshot needs that), and what it stores has a checksum,
-// which bolt's pages have not.
+// which bolt's pages have not. Damage to the structure of those bolt mostly notices
+// itself, when the file is opened, and panics.
 type Bolt struct {
 	replica replica
 	inner   *raftboltdb.BoltStore
@@ -56,14 +58,34 @@ func OpenBolt(dir string, shard kv.ShardID, incarnation uint64) (*Bolt, error) {
 	return b, nil
 }
 
+// try turns a panic, which is how bolt reports a page that makes no sense, into
+// an error; and a memory fault too, which is how the kernel reports that a page
+// of a mapped file cannot be read.
+func try[T any](do func() (T, error)) (result T, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = kv.Errorf(kv.CodeCorrupt, kv.OutcomeUnknown, "raft log: bolt: %v", p)
+		}
+	}()
+	return do()
+}
+
+func tryDo(do func() error) error {
+	_, err := try(func() (struct{}, error) { return struct{}{}, do() })
+	return err
+}
+
 // openBoltFile opens a file without bolt's free list on disk: writing it costs
 // at every commit, and it can be found again when the file is opened.
 func openBoltFile(path string) (*raftboltdb.BoltStore, error) {
-	return raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{
-		Timeout:        boltLockTimeout,
-		NoFreelistSync: true,
-		FreelistType:   bbolt.FreelistMapType,
-	}})
+	return try(func() (*raftboltdb.BoltStore, error) {
+		return raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &bbolt.Options{
+			Timeout:        boltLockTimeout,
+			NoFreelistSync: true,
+			FreelistType:   bbolt.FreelistMapType,
+		}})
+	})
 }
 
 // createBolt makes an empty file under another name first: bolt cannot open one
@@ -123,12 +145,14 @@ func syncDir(dir string) error {
 }
 
 func (b *Bolt) findRun() (run, error) {
-	first, err := b.inner.FirstIndex()
-	if err != nil {
-		return run{}, err
-	}
-	last, err := b.inner.LastIndex()
-	return run{first, last}, err
+	return try(func() (run, error) {
+		first, err := b.inner.FirstIndex()
+		if err != nil {
+			return run{}, err
+		}
+		last, err := b.inner.LastIndex()
+		return run{first, last}, err
+	})
 }
 
 // Close closes the file.
@@ -160,7 +184,7 @@ func (b *Bolt) LastIndex() (uint64, error) {
 func (b *Bolt) GetLog(index uint64, log *raft.Log) error {
 	return b.ledger.read(index, func() (bool, error) {
 		var stored raft.Log
-		err := b.inner.GetLog(index, &stored)
+		err := tryDo(func() error { return b.inner.GetLog(index, &stored) })
 		if errors.Is(err, raft.ErrLogNotFound) {
 			return false, nil
 		}
@@ -185,7 +209,7 @@ func (b *Bolt) StoreLogs(logs []*raft.Log) error {
 			data := encodeEntry(make([]byte, 0, encodedBytes(log)), b.replica.logKey(log.Index), log)
 			outer[i] = &raft.Log{Index: log.Index, Data: data}
 		}
-		if err := b.inner.StoreLogs(outer); err != nil {
+		if err := tryDo(func() error { return b.inner.StoreLogs(outer) }); err != nil {
 			return boltError("store", err)
 		}
 		return nil
@@ -195,7 +219,8 @@ func (b *Bolt) StoreLogs(logs []*raft.Log) error {
 // DeleteRange implements raft.LogStore, under the rules of Store.DeleteRange.
 func (b *Bolt) DeleteRange(min, max uint64) error {
 	return b.ledger.cut(min, max, func(removed run) error {
-		if err := b.inner.DeleteRange(removed.first, removed.last); err != nil {
+		err := tryDo(func() error { return b.inner.DeleteRange(removed.first, removed.last) })
+		if err != nil {
 			return boltError("delete", err)
 		}
 		// raft-boltdb moves a cursor past what it deletes, which bolt has not
@@ -215,7 +240,8 @@ func (b *Bolt) DeleteRange(min, max uint64) error {
 // Set implements raft.StableStore; on disk when it returns.
 func (b *Bolt) Set(key, value []byte) error {
 	return b.ledger.write(func() error {
-		if err := b.inner.Set(key, sealValue(b.replica.stableKey(key), value)); err != nil {
+		sealed := sealValue(b.replica.stableKey(key), value)
+		if err := tryDo(func() error { return b.inner.Set(key, sealed) }); err != nil {
 			return boltError("set", err)
 		}
 		return nil
@@ -224,12 +250,12 @@ func (b *Bolt) Set(key, value []byte) error {
 
 // Get implements raft.StableStore, with the errors of Store.Get.
 func (b *Bolt) Get(key []byte) ([]byte, error) {
-	stored, err := b.inner.Get(key)
+	stored, err := try(func() ([]byte, error) { return b.inner.Get(key) })
 	if errors.Is(err, raftboltdb.ErrKeyNotFound) {
 		return nil, ErrKeyNotFound
 	}
 	if err != nil {
-		return nil, kv.Errorf(kv.CodeInternal, kv.OutcomeNone, "raft log: bolt: get: %w", err)
+		return nil, kv.Errorf(codeOf(err), kv.OutcomeNone, "raft log: bolt: get: %w", err)
 	}
 	return openValue(b.replica.stableKey(key), stored)
 }

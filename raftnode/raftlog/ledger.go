@@ -15,6 +15,14 @@ type run struct{ first, last uint64 }
 func (r run) empty() bool             { return r.last == 0 }
 func (r run) holds(index uint64) bool { return r.first <= index && index <= r.last && index > 0 }
 
+// next gives the index that an append must begin with, 0 if any may.
+func (r run) next() uint64 {
+	if r.empty() {
+		return 0
+	}
+	return r.last + 1
+}
+
 // extend gives the run after logs were appended, or an error if that would
 // break L2.
 func (r run) extend(logs []*raft.Log) (run, error) {

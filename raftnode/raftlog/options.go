@@ -85,6 +85,11 @@ func (o Options) pebbleOptions(fs vfs.FS, f *fence) *pebble.Options {
 		LBaseMaxBytes:               256 << 20,
 		MaxOpenFiles:                256,
 	}
+	// The default scheduler wakes up ten times a second to see whether more
+	// compactions are allowed at once, and leaks its goroutine when Open fails. Here
+	// one is allowed, always, so that there is nothing to see; this is the same
+	// scheduler without that goroutine.
+	p.Experimental.CompactionScheduler = pebble.NewConcurrencyLimitSchedulerWithNoPeriodicGrantingForTest()
 	if o.FlushDelay > 0 {
 		p.FlushDelayDeleteRange = o.FlushDelay
 	}

@@ -46,12 +46,16 @@ func OpenShared(fs vfs.FS, dir string, opts Options) (*Shared, error) {
 	opts = opts.withDefaults()
 	s := &Shared{opts: opts, fence: newFence(opts.OnSync), cache: newEntryCache(opts.EntryCacheBytes)}
 	s.stores.open = map[replica]*Store{}
+	tails, err := checkWALs(fs, dir)
+	if err != nil {
+		return nil, s.fail("open", err)
+	}
 	db, err := s.openPebble(fs, dir)
 	if err != nil {
 		return nil, s.fail("open", err)
 	}
 	s.db = db
-	if err := s.load(); err != nil {
+	if err := errors.Join(tails.compare(s), s.load()); err != nil {
 		s.fence.close()
 		return nil, errors.Join(err, db.Close())
 	}
@@ -223,9 +227,11 @@ func (s *Shared) findRun(id replica) (found run, err error) {
 	if err != nil {
 		return run{}, s.failRead(from, err)
 	}
+	// The error of one positioning is forgotten at the next.
 	if it.First() {
 		found.first, err = indexOf(it.Key())
 	}
+	err = errors.Join(err, it.Error())
 	if err == nil && it.Last() {
 		found.last, err = indexOf(it.Key())
 	}

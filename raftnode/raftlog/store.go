@@ -125,6 +125,11 @@ func (s *Store) Set(key, value []byte) error {
 	stored := s.replica.stableKey(key)
 	return s.ledger.write(func() error {
 		return s.commit(func(b *pebble.Batch) error {
+			// For checkWALs, which has to know what this batch continues.
+			run, _ := s.ledger.view()
+			if err := b.LogData(s.replica.logKey(run.next()), nil); err != nil {
+				return err
+			}
 			return b.Set(stored, sealValue(stored, value), nil)
 		}, nil)
 	})
