@@ -12,7 +12,8 @@ import (
 )
 
 // promoteLagMax is how many entries a learner may be behind when it is given a
-// vote: from then on the shard's writes may have to wait for it.
+// vote: from then on the shard's writes may have to wait for it. It must have the
+// newest configuration in any case: without one it does not vote (R3).
 const promoteLagMax = 64
 
 // transfers is what a replica knows of leadership transfers that it asked for.
@@ -110,7 +111,8 @@ func (r *Replica) Promote(ctx context.Context, id kv.ServerID) error {
 	select {
 	case a := <-answer:
 		commit := inst.raft.CommitIndex()
-		if !a.known || a.term != term || a.applied+promoteLagMax < commit {
+		behind := a.applied+promoteLagMax < commit || a.applied < r.machine.Applied().ConfigIndex
+		if !a.known || a.term != term || behind {
 			return withShard(r.id, kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied,
 				"promote %s: it has not caught up (answers: %t, term %d of %d, applied %d of %d)", id, a.known, a.term, term, a.applied, commit))
 		}

@@ -107,7 +107,7 @@ func (f *snapshotFiles) writeFile(path string, image Image) (err error) {
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	sum := castagnoli()
-	out := io.MultiWriter(file, sum)
+	out := io.MultiWriter(sum, &fileWriter{file: file})
 	if _, err := io.WriteString(out, snapshotMagic); err != nil {
 		return err
 	}
@@ -122,6 +122,18 @@ func (f *snapshotFiles) writeFile(path string, image Image) (err error) {
 		return err
 	}
 	return file.Sync()
+}
+
+// fileWriter makes an io.Writer of a vfs.File, whose Write may change the bytes it
+// is given.
+type fileWriter struct {
+	file vfs.File
+	buf  []byte
+}
+
+func (w *fileWriter) Write(p []byte) (int, error) {
+	w.buf = append(w.buf[:0], p...)
+	return w.file.Write(w.buf)
 }
 
 func (f *snapshotFiles) syncDir() error {

@@ -196,11 +196,11 @@ func (s *stage) add(data []byte) error {
 		}
 		s.file = file
 	}
-	n, err := s.file.Write(data)
+	_, _ = s.sum.Write(data)     // never fails
+	n, err := s.file.Write(data) // may change data, which is ours
 	if err != nil {
 		return kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied, "stage a snapshot: %w", err)
 	}
-	_, _ = s.sum.Write(data) // never fails
 	s.offset += uint64(n)
 	return nil
 }

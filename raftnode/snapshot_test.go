@@ -307,7 +307,7 @@ func writeAll(t *testing.T, fs vfs.FS, path string, data []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.Write(data); err != nil {
+	if _, err := f.Write(bytes.Clone(data)); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Close(); err != nil {

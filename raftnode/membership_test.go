@@ -1,0 +1,224 @@
+package raftnode
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/quorate-db/quorate/kv"
+)
+
+// eventually runs a step until it works, at whoever leads.
+func (c *testCluster) eventually(what string, step func(ctx context.Context, leader *Replica) error) {
+	c.t.Helper()
+	var last error
+	defer func() {
+		if c.t.Failed() {
+			c.t.Logf("last error: %v", last)
+		}
+	}()
+	c.until(what, 60*time.Second, func() bool {
+		ctx, cancel := within(5 * time.Second)
+		defer cancel()
+		last = step(ctx, c.leader())
+		return last == nil
+	})
+}
+
+// move replaces a member by a new one on another node, one step at a time.
+func (c *testCluster) move(from, to kv.ServerID) {
+	c.t.Helper()
+	c.create(to.Node, to.Shard, to.Incarnation, nil)
+	c.eventually("added", func(ctx context.Context, l *Replica) error { return l.AddNonvoter(ctx, to) })
+	c.eventually("promoted", func(ctx context.Context, l *Replica) error { return l.Promote(ctx, to) })
+	c.eventually("removed", func(ctx context.Context, l *Replica) error { return l.Remove(ctx, from) })
+	ctx, cancel := within(20 * time.Second)
+	defer cancel()
+	if err := c.nodes[from.Node].host.Destroy(ctx, from.Shard); err != nil {
+		c.t.Fatal(err)
+	}
+	delete(c.nodes[from.Node].disks, from.Shard)
+}
+
+func TestMembersMove(t *testing.T) {
+	bubble(t, 3, func(c *testCluster) {
+		c.up(4)
+		id := func(node, incarnation int) kv.ServerID {
+			return kv.ServerID{Node: kv.NodeID(node), Shard: testShard, Incarnation: uint64(incarnation)}
+		}
+		free, moves := kv.NodeID(4), 0
+		for i := range 20 {
+			c.mustPut(c.leader(), fmt.Sprint("k", i), "v")
+		}
+		c.cutLog() // so that what comes needs the state, not the log
+		incarnation := map[kv.NodeID]int{1: 1, 2: 1, 3: 1, 4: 0}
+		for moves < 8 {
+			from := kv.NodeID(moves%4 + 1) // leaders among them
+			if from == free {
+				from = from%4 + 1
+			}
+			incarnation[free]++
+			c.move(id(int(from), incarnation[from]), id(int(free), incarnation[free]))
+			free = from
+			moves++
+			c.mustPut(c.leader(), fmt.Sprint("m", moves), "v")
+		}
+		c.converged()
+		l := c.leader()
+		for i := range 20 {
+			if machineOf(l).get(fmt.Sprint("k", i)) != "v" {
+				t.Fatalf("write %d is lost", i)
+			}
+		}
+		if s := l.Status(); len(s.Members) != 3 || voters(s.Members) != 3 {
+			t.Fatalf("members %v", s.Members)
+		}
+		// Again from disk.
+		for id := range c.nodes {
+			c.down(id)
+		}
+		for id := range c.nodes {
+			c.up(id)
+		}
+		c.mustPut(c.leader(), "end", "v")
+		c.converged()
+	})
+}
+
+func TestMembershipRefusals(t *testing.T) {
+	bubble(t, 1, func(c *testCluster) {
+		c.up(2)
+		l := c.leader()
+		ctx, cancel := within(5 * time.Second)
+		defer cancel()
+		two := kv.ServerID{Node: 2, Shard: testShard, Incarnation: 1}
+		check := func(err error, code kv.Code) {
+			t.Helper()
+			if kv.CodeOf(err) != code {
+				t.Fatalf("got %v, want %s", err, code)
+			}
+		}
+		check(l.Promote(ctx, two), kv.CodeConflict)
+		check(l.Remove(ctx, l.id), kv.CodeConflict)
+		check(l.Remove(ctx, two), "")
+		check(l.AddNonvoter(ctx, kv.ServerID{Node: 2, Shard: 9, Incarnation: 1}), kv.CodeConflict)
+		check(l.AddNonvoter(ctx, kv.ServerID{Node: 1, Shard: testShard, Incarnation: 2}), kv.CodeConflict)
+		check(l.AddNonvoter(ctx, two), "") // before it exists there
+		check(l.AddNonvoter(ctx, two), "")
+		check(l.Promote(ctx, two), kv.CodeUnavailable)
+		c.create(2, testShard, 1, nil)
+		c.until("follows", 10*time.Second, func() bool {
+			return c.replica(2).Status().Role == kv.RoleLearner && c.replica(2).machine.Applied().Index > 0
+		})
+		check(c.replica(2).Promote(ctx, two), kv.CodeNotLeader)
+		check(c.replica(2).AddNonvoter(ctx, two), kv.CodeNotLeader)
+		check(c.replica(2).Remove(ctx, two), kv.CodeNotLeader)
+		check(c.replica(2).Transfer(ctx, two), kv.CodeNotLeader)
+		rctx, rcancel := within(2 * time.Second)
+		defer rcancel()
+		if err := c.replica(2).ReadIndex(rctx); err != nil {
+			t.Fatalf("a learner does not read: %v", err)
+		}
+		c.eventually("promoted", func(ctx context.Context, l *Replica) error { return l.Promote(ctx, two) })
+		// The leader removes itself by handing over.
+		check(l.Remove(ctx, l.id), kv.CodeNotLeader)
+		c.until("the other leads", 5*time.Second, func() bool { return c.replica(2).Status().LeaderReady })
+		check(c.replica(2).Remove(ctx, l.id), "")
+		c.mustPut(c.replica(2), "alone", "v")
+		// The removed one cannot disturb.
+		term := c.replica(2).Status().Term
+		pause(10 * time.Second)
+		if got := c.replica(2).Status().Term; got != term {
+			t.Fatalf("term went from %d to %d", term, got)
+		}
+	})
+}
+
+func TestRecords(t *testing.T) {
+	bubble(t, 1, func(c *testCluster) {
+		h := c.nodes[1].host
+		ctx, cancel := within(10 * time.Second)
+		defer cancel()
+		record := func(incarnation uint64) Record {
+			id := kv.ServerID{Node: 1, Shard: testShard, Incarnation: incarnation}
+			return Record{ID: id, Kind: Durable, Log: SharedLog, Payload: []byte("x"), Members: []kv.Member{{ID: id, Voter: true}}}
+		}
+		want := func(err error, code kv.Code) {
+			t.Helper()
+			if kv.CodeOf(err) != code {
+				t.Fatalf("got %v, want %s", err, code)
+			}
+		}
+		want(h.Create(ctx, record(1)), kv.CodeConflict)
+		want(h.Create(ctx, record(2)), kv.CodeConflict) // one at a time
+		want(h.Create(ctx, Record{}), kv.CodeInvalid)
+		want(h.Destroy(ctx, testShard), "")
+		want(h.Destroy(ctx, testShard), "")
+		if _, ok := h.Replica(testShard); ok {
+			t.Fatal("still there")
+		}
+		want(h.Create(ctx, record(1)), kv.CodeConflict) // tombstoned
+		delete(c.nodes[1].disks, testShard)
+		want(h.Create(ctx, record(2)), "")
+		c.leader()
+		c.down(1)
+		c.up(1)
+		h = c.nodes[1].host
+		if r := c.replica(1); r.id.Incarnation != 2 || string(r.Record().Payload) != "x" {
+			t.Fatalf("came back as %v", r.record)
+		}
+		c.leader()
+		want(h.Destroy(ctx, testShard), "")
+		c.down(1)
+		c.up(1)
+		if n := len(c.nodes[1].host.Replicas()); n != 0 {
+			t.Fatalf("%d replicas came back from a tombstone", n)
+		}
+		want(c.nodes[1].host.Create(ctx, record(2)), kv.CodeConflict)
+	})
+}
+
+// A record whose configuration was not written before a crash is bootstrapped
+// when the host opens.
+func TestBootstrapIsFinished(t *testing.T) {
+	bubble(t, 1, func(c *testCluster) {
+		c.leader()
+		n := c.nodes[1]
+		id := c.replica(1).id
+		c.down(1)
+		log := n.logs.store(id)
+		last, _ := log.LastIndex()
+		if err := log.DeleteRange(1, last); err != nil {
+			t.Fatal(err)
+		}
+		n.disks[testShard].saved = nil
+		c.up(1)
+		c.mustPut(c.leader(), "a", "b")
+	})
+}
+
+// A replica that was destroyed and made again is another server: messages for the
+// first one are refused.
+func TestOtherIncarnationIsRefused(t *testing.T) {
+	bubble(t, 3, func(c *testCluster) {
+		l := c.leader()
+		victim := l.id.Node%3 + 1
+		ctx, cancel := within(10 * time.Second)
+		defer cancel()
+		if err := c.nodes[victim].host.Destroy(ctx, testShard); err != nil {
+			t.Fatal(err)
+		}
+		delete(c.nodes[victim].disks, testShard)
+		c.create(victim, testShard, 2, nil)
+		pause(5 * time.Second)
+		r := c.replica(victim)
+		if s := r.Status(); s.Term != 0 || s.LastIndex != 0 || len(s.Members) != 0 || s.Role != kv.RoleLearner {
+			t.Fatalf("got %+v", s)
+		}
+		if a := c.nodes[victim].host.termsOf(kv.ServerID{Node: victim, Shard: testShard, Incarnation: 1}); a.known {
+			t.Fatal("answers for another incarnation")
+		}
+		c.mustPut(c.leader(), "a", "b")
+	})
+}
