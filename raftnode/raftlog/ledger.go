@@ -67,7 +67,7 @@ func (r run) cut(from, to uint64) (rest, removed run, err error) {
 // while it appends on another and reads on more.
 type ledger struct {
 	// writing is held over a whole write, its sync included.
-	writing sync.Mutex
+	writing turn
 	broken  error // guarded by writing: why nothing can be written any more
 
 	mu    sync.RWMutex

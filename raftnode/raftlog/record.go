@@ -28,8 +28,10 @@ type Record struct {
 
 // recordSet is the records in memory, as they are on disk.
 type recordSet struct {
-	mu      sync.Mutex // held over a whole write, its sync included
-	byShard map[kv.ShardID]Record
+	writing turn // held over a whole write, its sync included
+
+	mu      sync.Mutex            // also held, for a moment, by readers
+	byShard map[kv.ShardID]Record // changed with both held
 }
 
 // Stored form of a record, inside a sealed value.
@@ -72,6 +74,8 @@ func decodeRecord(key, stored []byte) (Record, error) {
 
 // load reads all records from disk.
 func (rs *recordSet) load(s *Shared) error {
+	rs.writing.Lock()
+	defer rs.writing.Unlock()
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	rs.byShard = map[kv.ShardID]Record{}
@@ -93,7 +97,7 @@ func (rs *recordSet) load(s *Shared) error {
 }
 
 // destroyedLocked gives the highest incarnation of a shard that is known to be
-// destroyed.
+// destroyed. The caller has the turn.
 func (rs *recordSet) destroyedLocked(shard kv.ShardID) (uint64, bool) {
 	r, ok := rs.byShard[shard]
 	switch {
@@ -117,8 +121,8 @@ func (s *Shared) PutRecord(r Record) error {
 		return kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied,
 			"raft log: bad record of %s (tombstone %t, %d bytes)", r.ID, r.Tombstone, len(r.Payload))
 	}
-	s.records.mu.Lock()
-	defer s.records.mu.Unlock()
+	s.records.writing.Lock()
+	defer s.records.writing.Unlock()
 	if old, ok := s.records.byShard[r.ID.Shard]; ok {
 		if !old.Tombstone {
 			return kv.Errorf(kv.CodeConflict, kv.OutcomeNotApplied, "raft log: this node holds replica %s", old.ID)
@@ -137,8 +141,8 @@ func (s *Shared) PutRecord(r Record) error {
 // refuses everything from then on. Doing it again does nothing. The error is
 // kv.CodeNotFound if there is no record.
 func (s *Shared) Tombstone(shard kv.ShardID) error {
-	s.records.mu.Lock()
-	defer s.records.mu.Unlock()
+	s.records.writing.Lock()
+	defer s.records.writing.Unlock()
 	r, ok := s.records.byShard[shard]
 	if !ok {
 		return kv.Errorf(kv.CodeNotFound, kv.OutcomeNotApplied, "raft log: no record of shard %s", shard)
@@ -167,7 +171,8 @@ func (s *Shared) Tombstone(shard kv.ShardID) error {
 	return st.destroy(func() error { return s.writeRecordLocked(dead, erase) })
 }
 
-// writeRecordLocked writes a record and whatever more has to be in its batch.
+// writeRecordLocked writes a record and whatever more has to be in its batch. The
+// caller has the turn.
 func (s *Shared) writeRecordLocked(r Record, more func(*pebble.Batch) error) error {
 	if err := s.enter(); err != nil {
 		return err
@@ -185,7 +190,9 @@ func (s *Shared) writeRecordLocked(r Record, more func(*pebble.Batch) error) err
 	if err := s.commit(b); err != nil {
 		return err
 	}
+	s.records.mu.Lock()
 	s.records.byShard[r.ID.Shard] = r
+	s.records.mu.Unlock()
 	if err := b.Close(); err != nil {
 		return s.fail("close batch", err)
 	}
@@ -215,7 +222,7 @@ func (s *Shared) Records() []Record {
 }
 
 // MaxIncarnation gives the highest incarnation of a shard that this node has
-// ever used; false if it never held the shard.
+// ever used; false if it never held the shard. It waits for no disk.
 func (s *Shared) MaxIncarnation(shard kv.ShardID) (uint64, bool) {
 	s.records.mu.Lock()
 	defer s.records.mu.Unlock()

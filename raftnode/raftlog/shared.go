@@ -123,8 +123,8 @@ func (s *Shared) watch() {
 // Store. The error is kv.CodeConflict for one that was tombstoned (L6).
 func (s *Shared) Store(shard kv.ShardID, incarnation uint64) (*Store, error) {
 	id := replica{shard, incarnation}
-	s.records.mu.Lock() // a tombstone cannot come in between
-	defer s.records.mu.Unlock()
+	s.records.writing.Lock() // a tombstone cannot come in between
+	defer s.records.writing.Unlock()
 	if t, ok := s.records.destroyedLocked(shard); ok && incarnation <= t {
 		return nil, kv.Errorf(kv.CodeConflict, kv.OutcomeNotApplied,
 			"raft log: replica %s was destroyed; incarnations up to %d are used", id, t)
