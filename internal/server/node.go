@@ -36,6 +36,8 @@ type World struct {
 	Now    func() time.Time
 	Logger *slog.Logger
 	Hooks  Hooks
+	// Timing is what Config.Timing does not say; zero fields take the defaults.
+	Timing raftnode.Timing
 }
 
 // Node is one running node without its HTTP edge.

@@ -34,7 +34,8 @@ func (n *Node) hostOptions() raftnode.Options {
 		}
 		n.die(fmt.Errorf("replica %s: %w", id, err))
 	}
-	t := n.config.Timing
+	c, t := n.config.Timing, n.world.Timing
+	t.Heartbeat, t.Election, t.Commit, t.WriteDeadline = c.Heartbeat, c.Election, c.Commit, c.WriteStall
 	return raftnode.Options{
 		Node:    n.identity.Node(),
 		Dir:     n.world.FS.PathJoin(n.config.DataDir, "snapshots"),
@@ -43,7 +44,7 @@ func (n *Node) hostOptions() raftnode.Options {
 		Logs:    n.logs,
 		Machine: n.machineOf,
 		Now:     n.world.Now,
-		Timing:  raftnode.Timing{Heartbeat: t.Heartbeat, Election: t.Election, Commit: t.Commit, WriteDeadline: t.WriteStall},
+		Timing:  t,
 		Logger:  n.log,
 		Hooks:   hooks,
 	}

@@ -1,0 +1,80 @@
+package sim
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// runInBubble runs a configuration on virtual time and checks it.
+func runInBubble(t *testing.T, config Config) (*Result, []string) {
+	t.Helper()
+	if os.Getenv("QUORATE_SIM_LOG") != "" {
+		config.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	var result *Result
+	synctest.Test(t, func(*testing.T) { result = Run(config) })
+	return result, result.Check()
+}
+
+func envInt(t *testing.T, name string, fallback int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return fallback
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("%s=%q: want a positive number", name, text)
+	}
+	return n
+}
+
+// TestCampaign is the campaign. QUORATE_SIM_SEEDS says how many seeds,
+// QUORATE_SIM_FIRST the first of them, QUORATE_SIM_OPS how many operations each.
+func TestCampaign(t *testing.T) {
+	seeds := envInt(t, "QUORATE_SIM_SEEDS", 10)
+	first := envInt(t, "QUORATE_SIM_FIRST", 1)
+	ops := envInt(t, "QUORATE_SIM_OPS", 21_000)
+	var total totals
+	began := time.Now()
+	t.Run("runs", func(t *testing.T) {
+		for seed := first; seed < first+seeds; seed++ {
+			t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+				t.Parallel()
+				config := Config{Seed: uint64(seed), Ops: ops, Nodes: 3 + 2*(seed%2)}
+				result, wrong := runInBubble(t, config)
+				total.add(result)
+				t.Log(result.summary())
+				if len(wrong) > 0 {
+					t.Error(result.report(wrong, fmt.Sprintf("QUORATE_SIM_FIRST=%d QUORATE_SIM_SEEDS=1 QUORATE_SIM_OPS=%d go test -run TestCampaign ./internal/sim", seed, ops)))
+				}
+			})
+		}
+	})
+	t.Logf("%d runs in %s: %s", seeds, time.Since(began).Round(time.Second), total.String())
+}
+
+// totals adds runs up.
+type totals struct {
+	mu sync.Mutex
+	r  Result
+}
+
+func (s *totals) add(r *Result) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.r.merge(r)
+}
+
+func (s *totals) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.TrimPrefix(s.r.summary(), s.r.Config.String()+": ")
+}
