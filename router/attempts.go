@@ -112,7 +112,7 @@ func (a *attempts) again(ctx context.Context, cause error) error {
 		return a.failure(ctx, e)
 	}
 	delay := a.delay(e)
-	if deadline, ok := ctx.Deadline(); ok && !now.Add(delay).Before(deadline) {
+	if deadline, ok := ctx.Deadline(); ok && a.tooLate(deadline.Sub(now)-delay, delay) {
 		return a.failure(ctx, e)
 	}
 	if h := a.r.hooks.Retried; h != nil {
@@ -125,6 +125,14 @@ func (a *attempts) again(ctx context.Context, cause error) error {
 		return a.failure(ctx, e)
 	}
 	return nil
+}
+
+// tooLate reports that another attempt is not worth beginning when left is all
+// the time it would have. While it is certain that nothing was done, an attempt that
+// can hardly be answered in time would only put that in doubt; unless it follows
+// at once, upon news.
+func (a *attempts) tooLate(left, delay time.Duration) bool {
+	return left <= 0 || !a.doubt && delay > 0 && left < a.r.timing.LastAttempt
 }
 
 // note records what an attempt may have done and whom it points to.

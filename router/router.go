@@ -28,6 +28,8 @@ type Timing struct {
 	// Attempt bounds the first attempt at another node; each further attempt
 	// without an answer may take twice as long as the one before.
 	Attempt time.Duration
+	// LastAttempt is the least time that an attempt after a pause must have left.
+	LastAttempt time.Duration
 	// BackoffMin and BackoffMax bound the pause between attempts.
 	BackoffMin, BackoffMax time.Duration
 	// MinVersionWait is how long a stale read waits for some replica to reach
@@ -38,6 +40,7 @@ type Timing struct {
 func (t Timing) withDefaults() Timing {
 	orDefault(&t.Patience, 5*time.Second)
 	orDefault(&t.Attempt, 2*time.Second)
+	orDefault(&t.LastAttempt, 100*time.Millisecond)
 	orDefault(&t.BackoffMin, 2*time.Millisecond)
 	orDefault(&t.BackoffMax, 100*time.Millisecond)
 	orDefault(&t.MinVersionWait, 100*time.Millisecond)
