@@ -24,12 +24,12 @@ func TestRefusals(t *testing.T) {
 	t.Run("data of another cluster", func(t *testing.T) {
 		other := proc.Start(t, binary(t), proc.Shape{Nodes: 3, Shards: 1})
 		stopAll(t, other)
-		refused(t, newNode(t, c, filepath.Join(other.DataDir, localcluster.Name(2)), "stranger"), 1, "belongs to cluster")
+		refused(t, newNode(t, c, filepath.Join(other.DataDir, localcluster.Name(2)), "stranger"), 1, "but the node belongs to")
 	})
 	t.Run("data of another cluster, alone", func(t *testing.T) {
 		other := proc.Start(t, binary(t), proc.Shape{Nodes: 1, Shards: 1})
 		stopAll(t, other)
-		refused(t, newNode(t, c, filepath.Join(other.DataDir, localcluster.Name(1)), "stranger"), 1, "belongs to cluster")
+		refused(t, newNode(t, c, filepath.Join(other.DataDir, localcluster.Name(1)), "stranger"), 1, "but the node belongs to")
 	})
 	t.Run("data directory in use", func(t *testing.T) {
 		refused(t, newNode(t, c, filepath.Join(c.DataDir, localcluster.Name(1)), "twin"), 1, "in use by another process")
@@ -83,7 +83,6 @@ func newNode(t *testing.T, c *proc.Cluster, dir, name string) []string {
 func refused(t *testing.T, args []string, code int, reason string) {
 	t.Helper()
 	got := proc.Run(t, binary(t), "", args...)
-	t.Log(lastLines(got.Stderr, 3))
 	if got.Code != code || !strings.Contains(lastLines(got.Stderr, 3), reason) {
 		t.Errorf("exit code %d, want %d and a reason with %q:\n%s", got.Code, code, reason, lastLines(got.Stderr, 15))
 	}

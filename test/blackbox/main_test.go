@@ -67,7 +67,7 @@ func startCampaign(t testing.TB, c *proc.Cluster, clients int, seed uint64) *cam
 	t.Helper()
 	h := history.NewRecorder()
 	return &campaign{Load: load.Start(t, load.Options{
-		Endpoints: c.Endpoints(), Clients: clients, Rate: 1200, Timeout: 10 * time.Second, Seed: seed,
+		Endpoints: c.Endpoints(), Clients: clients, Rate: 1200, Timeout: limit, Seed: seed,
 	}, h), history: h}
 }
 
@@ -97,5 +97,6 @@ func (k *campaign) judge(t testing.TB, c *proc.Cluster) {
 	if err != nil {
 		t.Error(err)
 	}
-	t.Logf("%s; %d refused for the time being", report, k.Refused())
+	refused, unreachable := k.Refused()
+	t.Logf("%s; %d refused by nodes for the time being, %d met no node", report, refused, unreachable)
 }

@@ -29,6 +29,7 @@ func TestTwoOfThreeDown(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	c.WaitCaughtUp(t) // or else the one replica that is left may not have heard of it
 	first := &layout.Shards[0]
 	leader := layout.LeaderOf(first)
 	down := slices.DeleteFunc(layout.ReplicasOf(first), func(i int) bool { return i == leader })

@@ -43,7 +43,13 @@ func pauseRound(t *testing.T, c *proc.Cluster, l *proc.Layout, paused int, name 
 			led = append(led, &l.Shards[i])
 		}
 	}
-	writer := c.Client(t, client.Config{Timeout: gapMax})
+	var others []string
+	for i := 1; i <= c.Size; i++ {
+		if i != paused {
+			others = append(others, c.Endpoint(i))
+		}
+	}
+	writer := c.Client(t, client.Config{Endpoints: others})
 	put := func(value string) {
 		for _, s := range led {
 			if _, err := writer.Put(t.Context(), proc.KeyIn(s, name), []byte(value), client.PutOptions{}); err != nil {
@@ -53,12 +59,10 @@ func pauseRound(t *testing.T, c *proc.Cluster, l *proc.Layout, paused int, name 
 	}
 	put("old")
 	c.Pause(t, paused)
-	begin := time.Now()
 	wake := time.NewTimer(5 * time.Second)
 	defer wake.Stop()
-	var gaps []time.Duration
+	gaps, _ := measureGaps(t, c, l, paused)
 	put("new")
-	gaps = append(gaps, time.Since(begin))
 
 	var reads sync.WaitGroup
 	for i := range sleepers {

@@ -4,6 +4,7 @@ package load
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -49,10 +50,14 @@ type Load struct {
 	done    sync.WaitGroup
 	sent    atomic.Int64
 
-	mu       sync.Mutex
-	failures []error // what no client should ever be told
-	refused  int     // not applied, unavailable: as it should be, but counted
+	mu          sync.Mutex
+	failures    []error // what no client should ever be told
+	refused     int     // a node said: not now, and nothing was done
+	unreachable int     // no node could be asked
 }
+
+// pauseAfterRefusal keeps a client whose one node is down from using up the rate.
+const pauseAfterRefusal = 100 * time.Millisecond
 
 // failuresMax bounds what is kept of failures.
 const failuresMax = 10
@@ -91,11 +96,23 @@ func (l *Load) Stop() {
 // Sent gives how many operations were sent so far.
 func (l *Load) Sent() int64 { return l.sent.Load() }
 
-// Refused gives how many operations were refused for the time being.
-func (l *Load) Refused() int {
+// Refused gives how many operations nodes refused for the time being, and how many
+// met no node at all.
+func (l *Load) Refused() (refused, unreachable int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.refused
+	return l.refused, l.unreachable
+}
+
+func (l *Load) countRefusal(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var e *client.Error
+	if errors.As(err, &e) && e.Status != 0 {
+		l.refused++
+	} else {
+		l.unreachable++
+	}
 }
 
 // Failures gives answers that no client should ever get.
@@ -130,8 +147,10 @@ type worker struct {
 	random *rand.Rand
 	writes int
 
-	last map[string]lastSeen // what it saw last of keys of this epoch
-	epoc int64
+	refused bool // the last operation was
+
+	epoch int64
+	last  map[string]lastSeen // what it saw last of the epoch's keys
 }
 
 type lastSeen struct {
@@ -142,10 +161,20 @@ type lastSeen struct {
 func (w *worker) run(ctx context.Context) {
 	for w.load.limiter.Wait(ctx) == nil {
 		n := w.load.sent.Add(1)
-		if epoch := n / epochOps; epoch != w.epoc || w.last == nil {
-			w.epoc, w.last = epoch, map[string]lastSeen{}
+		if epoch := n / epochOps; epoch != w.epoch || w.last == nil {
+			w.epoch, w.last = epoch, map[string]lastSeen{}
 		}
 		w.one()
+		if !w.refused {
+			continue
+		}
+		w.refused = false
+		pause := time.NewTimer(pauseAfterRefusal)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+		}
+		pause.Stop()
 	}
 }
 
@@ -176,8 +205,8 @@ func (w *worker) one() {
 // number, so all clients mean the same key.
 func (w *worker) key(kind string, n int) string {
 	i := w.random.IntN(n)
-	letter := alphabet[(i+int(w.epoc))%len(alphabet)]
-	return fmt.Sprintf("%c/%s%d/%d", letter, kind, i, w.epoc)
+	letter := alphabet[(i+int(w.epoch))%len(alphabet)]
+	return fmt.Sprintf("%c/%s%d/%d", letter, kind, i, w.epoch)
 }
 
 // value gives a value that nobody else writes.
@@ -198,9 +227,8 @@ func (w *worker) end(op history.Op, err error) {
 	case op.Kind == history.Swap && client.IsConditionFailed(err):
 		op.Result = history.Refused
 	case client.IsUnavailable(err):
-		w.load.mu.Lock()
-		w.load.refused++
-		w.load.mu.Unlock()
+		w.load.countRefusal(err)
+		w.refused = true
 		return
 	case op.Kind != history.Get && client.IsOutcomeUnknown(err):
 		op.Result = history.Unknown
@@ -313,10 +341,15 @@ func (w *worker) putPair(key string) {
 func (w *worker) getPair(key string) {
 	op := w.begin(history.Get, key)
 	res, err := w.client.Txn(context.Background(), client.Txn{Then: []client.Op{client.GetOp(key), client.GetOp(key + "/twin")}})
-	if err != nil {
-		if !client.IsUnavailable(err) && !client.IsOutcomeUnknown(err) {
-			w.load.fail(&op, err)
-		}
+	switch {
+	case client.IsUnavailable(err):
+		w.load.countRefusal(err)
+		w.refused = true
+		return
+	case client.IsOutcomeUnknown(err): // as it was sent as a write
+		return
+	case err != nil:
+		w.load.fail(&op, err)
 		return
 	}
 	a, b := value(res.Results[0].Item), value(res.Results[1].Item)
