@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/pprof"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -18,6 +22,7 @@ type serveOptions struct {
 	logFormat     string
 	logLevel      string
 	stopWithStdin bool
+	cpuProfile    string
 }
 
 func serveCommand() *cobra.Command {
@@ -58,6 +63,8 @@ again; a new node needs --join with any member's address.`,
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.BoolVar(&o.stopWithStdin, "stop-with-stdin", false, "stop when standard input ends")
+	f.StringVar(&o.cpuProfile, "cpu-profile-dir", "", "write a processor profile of the whole run to this folder, named after the node")
+	_ = f.MarkHidden("cpu-profile-dir") // for developers
 	_ = f.MarkHidden("stop-with-stdin") // for a parent process that must not leave orphans
 	return cmd
 }
@@ -74,6 +81,13 @@ func runServe(ctx context.Context, o serveOptions, stdin io.Reader, stderr io.Wr
 	if err := config.Validate(); err != nil {
 		return usageError{err}
 	}
+	if o.cpuProfile != "" {
+		stop, err := startProfile(filepath.Join(o.cpuProfile, config.Name+".cpu.pprof"))
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	if o.stopWithStdin {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)
@@ -85,6 +99,21 @@ func runServe(ctx context.Context, o serveOptions, stdin io.Reader, stderr io.Wr
 		}()
 	}
 	return server.Run(ctx, config, log)
+}
+
+// startProfile profiles the process until stop is called.
+func startProfile(path string) (stop func(), err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close() // a profile that is cut short is seen when it is read
+	}, nil
 }
 
 // newLogger makes the process's logger.
