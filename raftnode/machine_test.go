@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -70,7 +69,6 @@ func (m *testMachine) Apply(entries []kv.Entry) ([]kv.EntryResult, error) {
 		return nil, m.broken
 	}
 	results := make([]kv.EntryResult, len(entries))
-	m.state.Values = maps.Clone(m.state.Values)
 	for i := range entries {
 		if entries[i].Index > m.state.Applied.Index {
 			results[i] = m.applyLocked(&entries[i])

@@ -100,13 +100,36 @@ func TestVersionsGrow(t *testing.T) {
 	})
 }
 
+// An entry that the machine rejects was not applied; its commands are proposed
+// again, and their callers do not notice.
+func TestRejectedEntriesAreProposedAgain(t *testing.T) {
+	bubble(t, 3, func(c *testCluster) {
+		l := c.leader()
+		c.mustPut(l, "a", "1")
+		c.converged()
+		for id := range c.nodes { // as if another leader had used versions
+			m := machineOf(c.replica(id))
+			m.mu.Lock()
+			m.state.Applied.LastVersion += kv.VersionAt(3_600_000)
+			m.state.Applied.Ceiling += kv.VersionAt(3_600_000)
+			m.mu.Unlock()
+		}
+		c.mustPut(l, "a", "2")
+		c.converged()
+		m := machineOf(l)
+		if m.rejected != 1 || m.state.Count != 2 || m.get("a") != "2" {
+			t.Fatalf("%d rejected, %d applied, a = %q", m.rejected, m.state.Count, m.get("a"))
+		}
+	})
+}
+
 func TestOneClockAheadIsBounded(t *testing.T) {
 	bubble(t, 3, func(c *testCluster) {
 		l := c.leader()
 		pause(3 * time.Second) // clocks are exchanged
 		c.nodes[l.id.Node].skew.Store(int64(time.Hour))
 		c.mustPut(l, "a", "b")
-		if ahead := time.UnixMilli(l.machine.Applied().NowMs).Sub(time.Now()); ahead > 1100*time.Millisecond || ahead < 900*time.Millisecond {
+		if ahead := time.Until(time.UnixMilli(l.machine.Applied().NowMs)); ahead > 1100*time.Millisecond || ahead < 900*time.Millisecond {
 			t.Fatalf("the shard's clock is %s ahead, want the limit of 1s", ahead)
 		}
 	})

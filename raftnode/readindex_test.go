@@ -128,6 +128,50 @@ func TestReadIsNotServedByOldAnswers(t *testing.T) {
 	})
 }
 
+// A leader that nobody follows any more, but that still reaches the others, learns
+// from their terms that it must not serve.
+func TestReadIsRefusedAtAHigherTerm(t *testing.T) {
+	gates, setup := gated()
+	bubbleWith(t, 3, Durable, func(o *Options) {
+		setup(o)
+		if o.Node == 1 { // its lease does not run out
+			o.Timing.Heartbeat, o.Timing.Election, o.Timing.Lease = 30*time.Second, 30*time.Second, 30*time.Second
+		}
+	}, func(c *testCluster) {
+		one := c.replica(1)
+		c.until("node 1 leads", 30*time.Second, func() bool {
+			if l := c.leader(); l != one {
+				ctx, cancel := within(time.Second)
+				defer cancel()
+				_ = l.Transfer(ctx, one.id) // tried again
+			}
+			return one.Status().LeaderReady
+		})
+		c.mustPut(one, "k", "old")
+		onlyTerms := func(to kv.NodeID, m peer.Method, _ []byte) bool { return m != peer.MethodTerms }
+		gates[1].set(func() { gates[1].drop = onlyTerms })
+		for id := kv.NodeID(2); id <= 3; id++ {
+			gates[id].set(func() {
+				gates[id].drop = func(to kv.NodeID, m peer.Method, _ []byte) bool { return to == 1 && m != peer.MethodTerms }
+			})
+		}
+		next := c.leader(1)
+		c.mustPut(next, "k", "new")
+		if !one.Status().LeaderReady {
+			t.Fatal("node 1 knows that it was deposed: nothing is tested")
+		}
+		ctx, cancel := within(time.Second)
+		defer cancel()
+		if err := one.ReadIndex(ctx); err == nil {
+			t.Fatalf("served %q", machineOf(one).get("k"))
+		}
+		for _, g := range gates {
+			g.set(func() { g.drop = nil })
+		}
+		c.until("node 1 follows", 60*time.Second, func() bool { return machineOf(one).get("k") == "new" })
+	})
+}
+
 // A new leader that has not committed anything of its term does not know what was
 // acknowledged (VerifyBeforeNoop).
 func TestFreshLeaderDoesNotRead(t *testing.T) {

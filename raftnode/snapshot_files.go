@@ -42,10 +42,19 @@ func castagnoli() hash.Hash32 { return crc32.New(crc32.MakeTable(crc32.Castagnol
 
 func (f *snapshotFiles) path(name string) string { return f.fs.PathJoin(f.dir, name) }
 
-// open makes the directory and removes what was not finished.
+// open makes the directory and removes what was not finished. The directory's own
+// entry, and those of the two above it, which are the host's, are made durable: the
+// log is cut by what is in here.
 func (f *snapshotFiles) open() error {
 	if err := f.fs.MkdirAll(f.dir, 0o755); err != nil {
 		return err
+	}
+	above := f.dir
+	for range 3 {
+		above = f.fs.PathDir(above)
+		if err := f.syncDir(above); err != nil {
+			return err
+		}
 	}
 	names, err := f.fs.List(f.dir)
 	if err != nil {
@@ -94,7 +103,7 @@ func (f *snapshotFiles) write(image Image) error {
 	if err := f.fs.Rename(temporary, f.path(name)); err != nil {
 		return err
 	}
-	if err := f.syncDir(); err != nil {
+	if err := f.syncDir(f.dir); err != nil {
 		return err
 	}
 	return f.prune()
@@ -136,8 +145,8 @@ func (w *fileWriter) Write(p []byte) (int, error) {
 	return w.file.Write(w.buf)
 }
 
-func (f *snapshotFiles) syncDir() error {
-	dir, err := f.fs.OpenDir(f.dir)
+func (f *snapshotFiles) syncDir(name string) error {
+	dir, err := f.fs.OpenDir(name)
 	if err != nil {
 		return err
 	}

@@ -117,8 +117,23 @@ func TestLostAnswerOfAnInstall(t *testing.T) {
 		c.net.Heal()
 		c.until("installed", 30*time.Second, func() bool { return machineOf(c.replica(slow)).get("k") == "v" })
 		pause(time.Second)
-		g.set(func() { g.late = nil })
+		var sent atomic.Int32
+		g.set(func() {
+			g.late = nil
+			g.drop = func(_ kv.NodeID, m peer.Method, _ []byte) bool {
+				if m == peer.MethodSnapshotChunk {
+					sent.Add(1)
+				}
+				return false
+			}
+		})
 		close(release)
+		pause(20 * time.Second)
+		before := sent.Load()
+		pause(20 * time.Second) // nothing is written, so nothing new is to be had
+		if after := sent.Load(); after != before {
+			t.Fatalf("still sending: %d messages, then %d", before, after)
+		}
 		c.mustPut(c.leader(), "k", "w")
 		c.converged()
 	})
@@ -156,6 +171,40 @@ func TestSilentSender(t *testing.T) {
 		c.net.Heal()
 		c.putSomewhere("k", "w")
 		c.converged()
+	})
+}
+
+// While a snapshot is sent, the log that follows it is kept.
+func TestSendingKeepsTheLog(t *testing.T) {
+	gates, setup := gated()
+	bubbleWith(t, 3, Durable, setup, func(c *testCluster) {
+		l := c.leader()
+		slow := l.id.Node%3 + 1
+		c.net.Isolate(slow, true)
+		c.mustPut(l, "k", "v")
+		c.cutLog()
+		release := make(chan struct{})
+		g := gates[l.id.Node]
+		g.set(func() {
+			g.release = release
+			g.late = func(_ kv.NodeID, m peer.Method) bool { return m == peer.MethodSnapshotChunk }
+		})
+		c.net.Heal()
+		c.until("on its way", 10*time.Second, func() bool { return g.held.Load() > 0 })
+		c.mustPut(l, "k", "w")
+		ctx, cancel := within(time.Second)
+		defer cancel()
+		if err := l.Snapshot(ctx); err == nil || !strings.Contains(err.Error(), "being sent") {
+			t.Fatalf("the log was cut: %v", err)
+		}
+		g.set(func() { g.late = nil })
+		close(release)
+		c.converged()
+		c.until("afterwards it is", 10*time.Second, func() bool {
+			ctx, cancel := within(time.Second)
+			defer cancel()
+			return l.Snapshot(ctx) == nil
+		})
 	})
 }
 
