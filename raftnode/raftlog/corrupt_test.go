@@ -141,15 +141,23 @@ func (r *rot) read(disk vfs.FS) (missing uint64, wrong, err error) {
 	return missing, wrong, err
 }
 
+// flips gives how many bits to flip.
+func flips(t *testing.T, n int) int {
+	if raceDetector {
+		n /= 5
+	}
+	return n * soak(t)
+}
+
 // TestFlippedBitsInTables: every bit of every so many bytes; each is found, or
 // it is in bytes that mean nothing.
 func TestFlippedBitsInTables(t *testing.T) {
 	r := newRot(t)
 	name := r.file(t, ".sst")
 	rng := rand.New(rand.NewPCG(3, 3))
-	found, flips := 0, 150*soak(t)
+	found, total := 0, flips(t, 150)
 	size := len(readFile(t, r.disk, "logs/"+name))
-	for range flips {
+	for range total {
 		bit := rng.IntN(size * 8)
 		missing, wrong, err := r.read(r.damaged(t, name, func(data []byte) []byte {
 			data[bit/8] ^= 1 << (bit % 8)
@@ -165,9 +173,9 @@ func TestFlippedBitsInTables(t *testing.T) {
 			found++
 		}
 	}
-	t.Logf("%d of %d flips were noticed", found, flips)
-	if found < flips*9/10 {
-		t.Fatalf("only %d of %d flips were noticed", found, flips)
+	t.Logf("%d of %d flips were noticed", found, total)
+	if found < total*9/10 {
+		t.Fatalf("only %d of %d flips were noticed", found, total)
 	}
 }
 
@@ -179,8 +187,8 @@ func TestFlippedBitsInWAL(t *testing.T) {
 	name := r.file(t, ".log")
 	rng := rand.New(rand.NewPCG(4, 4))
 	_, end := leftovers(readFile(t, r.disk, "logs/"+name), walNumber(t, name))
-	refused, flips := 0, 400*soak(t)
-	for range flips {
+	refused, total := 0, flips(t, 400)
+	for range total {
 		bit := rng.IntN(end * 8)
 		missing, wrong, err := r.read(r.damaged(t, name, func(data []byte) []byte {
 			data[bit/8] ^= 1 << (bit % 8)
@@ -196,7 +204,7 @@ func TestFlippedBitsInWAL(t *testing.T) {
 			t.Fatalf("bit %d of %d: opened, %d entries of shard 2 are missing", bit, end*8, missing)
 		}
 	}
-	t.Logf("%d of %d flips were refused", refused, flips)
+	t.Logf("%d of %d flips were refused", refused, total)
 }
 
 func walNumber(t *testing.T, name string) uint32 {

@@ -264,7 +264,11 @@ func fingerprint(t *testing.T, disk *vfs.MemFS) (sum [sha256.Size]byte) {
 // under way all or nothing. Of what was not synced nothing survives, before some
 // operations (QUORATE_SOAK: every other) a random part.
 func TestCrashAtEveryOperation(t *testing.T) {
-	const writes, reopenEvery = 2000, 200
+	const reopenEvery = 200
+	writes := 2000
+	if raceDetector {
+		writes = 200
+	}
 	tearEvery := 8
 	if soak(t) > 1 {
 		tearEvery = 2
@@ -315,7 +319,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 	checkers.Wait()
 	t.Logf("%d crashes checked (%d different disks) in %d writes; after %d the write under way was there",
 		checked.Load(), len(known.found), writes, appended.Load())
-	if checked.Load() < 2*writes || appended.Load() == 0 {
+	if checked.Load() < int64(2*writes) || appended.Load() == 0 {
 		t.Fatalf("%d crashes, %d with the write under way: the script does not do what it should", checked.Load(), appended.Load())
 	}
 }

@@ -163,14 +163,14 @@ func TestDestroyedDataLeavesTheDisk(t *testing.T) {
 		must(t, err)
 		gone, err := db.Store(2, 1)
 		must(t, err)
-		for i := range uint64(2000) {
+		for i := range uint64(500) {
 			logs := entries(i+1, 1, 1)
-			logs[0].Data = make([]byte, 10<<10)
+			logs[0].Data = make([]byte, 40<<10)
 			must(t, cut.StoreLogs(logs))
 			must(t, gone.StoreLogs(logs))
 		}
 		full := db.Stats().DiskBytes
-		must(t, cut.DeleteRange(1, 1990))
+		must(t, cut.DeleteRange(1, 498))
 		must(t, db.Tombstone(2))
 		time.Sleep(time.Minute) // of the bubble: flush, compact, clean up
 		synctest.Wait()
