@@ -101,7 +101,8 @@ type Engine interface {
 	NewBatch(indexed bool) Batch
 	NewSnapshot() Snapshot
 	NewIngestion() (Ingestion, error)
-	// Flush returns when everything committed before the call is durable.
+	// Flush returns when everything committed before the call is durable. An error
+	// says that it is not yet; the engine goes on trying.
 	Flush() error
 	// RangeBytes estimates the bytes on disk of [start, end).
 	RangeBytes(start, end []byte) (int64, error)

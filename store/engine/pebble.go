@@ -47,6 +47,7 @@ type pebbleEngine struct {
 	stagingDir string
 	nextTable  atomic.Uint64 // numbers the staged tables of this process
 	failures   atomic.Int64
+	pace       *pace
 }
 
 // OpenPebble opens the engine in o.Dir, creating it if it is not there, and
@@ -58,7 +59,7 @@ func OpenPebble(o Options) (Engine, error) {
 	if err := emptyDir(o.FS, o.StagingDir); err != nil {
 		return nil, fmt.Errorf("engine: staging directory: %w", err)
 	}
-	e := &pebbleEngine{stagingDir: o.StagingDir}
+	e := &pebbleEngine{stagingDir: o.StagingDir, pace: newPace()}
 	cache := pebble.NewCache(orDefault(o.CacheBytes, cacheBytesDefault))
 	defer cache.Unref() // the database holds its own reference
 	e.opts = e.pebbleOptions(o, cache)
@@ -81,7 +82,7 @@ func orDefault[T int64 | uint64](v, def T) T {
 func (e *pebbleEngine) pebbleOptions(o Options, cache *pebble.Cache) *pebble.Options {
 	log := &logBridge{log: o.Logger.With("part", "engine"), onFatal: o.OnFatal}
 	opts := &pebble.Options{
-		FS:                          orderedFS{o.FS},
+		FS:                          pacedFS{orderedFS{o.FS}, e.pace},
 		Cache:                       cache,
 		DisableWAL:                  true, // the Raft log is the write-ahead log
 		FormatMajorVersion:          formatVersion,
@@ -106,7 +107,13 @@ func (e *pebbleEngine) pebbleOptions(o Options, cache *pebble.Cache) *pebble.Opt
 	opts.EventListener = &pebble.EventListener{
 		BackgroundError: func(err error) {
 			e.failures.Add(1)
+			e.pace.fail()
 			log.log.Error("background work failed, will be tried again", "error", err)
+		},
+		FlushEnd: func(info pebble.FlushInfo) {
+			if info.Err == nil {
+				e.pace.succeed()
+			}
 		},
 		// Pebble's own default ends the process; a read that meets corruption
 		// returns an error, and the replica that gets it stops.
@@ -173,7 +180,22 @@ func (e *pebbleEngine) NewBatch(indexed bool) Batch {
 
 func (e *pebbleEngine) NewSnapshot() Snapshot { return pebbleSnapshot{e.db.NewSnapshot()} }
 
-func (e *pebbleEngine) Flush() error { return mark(e.db.Flush()) }
+func (e *pebbleEngine) Flush() error {
+	if e.pace.delay() > 0 {
+		return errFlushFailed // or it could wait for room that failing flushes do not make
+	}
+	failure := e.pace.nextFailure()
+	done, err := e.db.AsyncFlush()
+	if err != nil {
+		return mark(err)
+	}
+	select {
+	case <-done:
+		return nil
+	case <-failure:
+		return errFlushFailed
+	}
+}
 
 func (e *pebbleEngine) RangeBytes(start, end []byte) (int64, error) {
 	n, err := e.db.EstimateDiskUsage(start, end)
