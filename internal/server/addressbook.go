@@ -9,9 +9,8 @@ import (
 	"maps"
 	"sync"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/store/engine"
 )
 
 const addressFile = "peers.json"
@@ -21,7 +20,7 @@ const addressFile = "peers.json"
 // restarted node reaches the meta shard at all. Losing the file costs nothing
 // but a rejoin through --join.
 type addressBook struct {
-	fs   vfs.FS
+	fs   engine.FS
 	path string
 	log  *slog.Logger
 
@@ -29,7 +28,7 @@ type addressBook struct {
 	peers map[kv.NodeID]string
 }
 
-func openAddressBook(fsys vfs.FS, dir string, log *slog.Logger) (*addressBook, error) {
+func openAddressBook(fsys engine.FS, dir string, log *slog.Logger) (*addressBook, error) {
 	b := &addressBook{fs: fsys, path: fsys.PathJoin(dir, addressFile), log: log, peers: map[kv.NodeID]string{}}
 	data, err := readFile(fsys, b.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -88,5 +87,5 @@ func (b *addressBook) saveLocked() error {
 	if err != nil {
 		return err
 	}
-	return writeFileDurably(b.fs, b.path, append(data, '\n'))
+	return engine.WriteFileSynced(b.fs, b.path, append(data, '\n'))
 }

@@ -10,9 +10,8 @@ import (
 	"io/fs"
 	"sync"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/store/engine"
 )
 
 // dataFormat is the version of the data directory's layout. A binary refuses a
@@ -25,7 +24,7 @@ const identityFile = "node.json"
 // the directory was first used, and the cluster it belongs to once it does.
 // It is safe for concurrent use.
 type Identity struct {
-	fs   vfs.FS
+	fs   engine.FS
 	path string
 
 	mu     sync.Mutex
@@ -39,7 +38,7 @@ type identityRecord struct {
 }
 
 // openIdentity reads the identity in dir, or mints one if there is none.
-func openIdentity(fsys vfs.FS, dir string) (*Identity, error) {
+func openIdentity(fsys engine.FS, dir string) (*Identity, error) {
 	id := &Identity{fs: fsys, path: fsys.PathJoin(dir, identityFile)}
 	data, err := readFile(fsys, id.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -115,46 +114,14 @@ func (id *Identity) saveLocked() error {
 	if err != nil {
 		return err
 	}
-	return writeFileDurably(id.fs, id.path, append(data, '\n'))
+	return engine.WriteFileSynced(id.fs, id.path, append(data, '\n'))
 }
 
-func readFile(fsys vfs.FS, path string) ([]byte, error) {
+func readFile(fsys engine.FS, path string) ([]byte, error) {
 	f, err := fsys.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
 	return io.ReadAll(f)
-}
-
-// writeFileDurably replaces path by data: after a crash either the old or the
-// new content is there, whole, and the new one once it has returned.
-func writeFileDurably(fsys vfs.FS, path string, data []byte) error {
-	temp := path + ".new"
-	f, err := fsys.Create(temp, vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", temp, err)
-	}
-	if err := fsys.Rename(temp, path); err != nil {
-		return err
-	}
-	dir, err := fsys.OpenDir(fsys.PathDir(path))
-	if err != nil {
-		return err
-	}
-	err = dir.Sync()
-	if closeErr := dir.Close(); err == nil {
-		err = closeErr
-	}
-	return err
 }

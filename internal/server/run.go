@@ -131,12 +131,34 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 	case failure = <-served:
 		served <- nil
 	}
-	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.config.Timing.ShutdownWait)
+	return errors.Join(failure, p.stop(context.WithoutCancel(ctx), edge, served))
+}
+
+// stopGrace is how long a node may take to stop beyond what it was given for
+// requests and transfers.
+const stopGrace = 10 * time.Second
+
+// stop stops the edge and the node. A node that hangs, on a disk that does not
+// answer for instance, is left: everything acknowledged is on disk, so its end is
+// as good as a crash's.
+func (p *process) stop(ctx context.Context, edge *httpd.Server, served <-chan error) error {
+	ctx, cancel := context.WithTimeout(ctx, p.config.Timing.ShutdownWait)
 	defer cancel()
-	edgeErr := edge.Shutdown(stopCtx)
-	serveErr := <-served
-	if errors.Is(serveErr, http.ErrServerClosed) {
-		serveErr = nil
+	stopped := make(chan error, 1)
+	go func() {
+		edgeErr := edge.Shutdown(ctx)
+		serveErr := <-served
+		if errors.Is(serveErr, http.ErrServerClosed) {
+			serveErr = nil
+		}
+		stopped <- errors.Join(edgeErr, serveErr, p.node.Close(ctx))
+	}()
+	late := time.NewTimer(p.config.Timing.ShutdownWait + stopGrace)
+	defer late.Stop()
+	select {
+	case err := <-stopped:
+		return err
+	case <-late.C:
+		return errors.New("the node did not stop in time; nothing that was acknowledged is lost")
 	}
-	return errors.Join(failure, edgeErr, serveErr, p.node.Close(stopCtx))
 }
