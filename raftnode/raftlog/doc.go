@@ -23,7 +23,8 @@
 //	L6. A server id that was tombstoned is never accepted again (DESIGN §9
 //	    rules 1 and 2).
 //
-// Locks, in the order in which they may be taken: Shared.records, ledger.writing,
-// ledger.mu, Shared.stores, entryCache.mu, Shared.life, fence.mu. None is held
-// while a hook is called.
+// Locks, in the order in which they may be taken: recordSet.writing,
+// Shared.stores, Shared.life; recordSet.writing, ledger.writing, ledger.mu or
+// recordSet.mu or entryCache.mu or Shared.life. fence.mu comes last. The turns
+// (…writing) are held over syncs, the mutexes for a moment.
 package raftlog
