@@ -34,6 +34,9 @@ type attempts struct {
 	asked kv.NodeID  // by the latest attempt
 	hint  kv.NodeID  // who leads, according to it
 	turn  int        // rotates over the voters
+
+	silent     kv.NodeID // the latest that was asked and did not answer
+	avoidUntil time.Time // until when it is asked only if there is nobody else
 }
 
 // target chooses whom to ask for the leader of d. It does not repeat the latest
@@ -49,20 +52,31 @@ func (a *attempts) target(d *kvpb.ShardDescriptor) kv.NodeID {
 }
 
 func (a *attempts) choose(d *kvpb.ShardDescriptor, shard kv.ShardID) kv.NodeID {
-	if a.hint != 0 && a.hint != a.asked {
+	if a.promising(a.hint) {
 		return a.hint
 	}
 	local, known := a.r.local.Leader(shard)
 	if known && local == a.r.self {
 		return local
 	}
-	if cached := a.r.leaders.get(shard); cached != 0 && cached != a.asked {
+	if cached := a.r.leaders.get(shard); a.promising(cached) {
 		return cached
 	}
-	if known && local != 0 && local != a.asked {
+	if known && a.promising(local) {
 		return local
 	}
 	return a.nextVoter(d)
+}
+
+// promising reports whether a node that is said to lead is to be asked. One that
+// has just left a request without an answer may be gone, and the others may not
+// know it yet: for a while they are asked instead until they name another.
+func (a *attempts) promising(node kv.NodeID) bool {
+	return node != 0 && node != a.asked && !a.avoided(node)
+}
+
+func (a *attempts) avoided(node kv.NodeID) bool {
+	return node == a.silent && time.Now().Before(a.avoidUntil)
 }
 
 // answered notes that the latest attempt reached the leader of shard, whatever
@@ -81,7 +95,7 @@ func (a *attempts) nextVoter(d *kvpb.ShardDescriptor) kv.NodeID {
 		rep := d.Replicas[a.turn%len(d.Replicas)]
 		a.turn++
 		node := kv.NodeID(rep.Node)
-		if rep.Role != kvpb.ReplicaRole_ROLE_NONVOTER && node != a.r.self && node != a.asked {
+		if rep.Role != kvpb.ReplicaRole_ROLE_NONVOTER && node != a.r.self && node != a.asked && !a.avoided(node) {
 			return node
 		}
 	}
@@ -141,6 +155,9 @@ func (a *attempts) note(cause error) *kv.Error {
 	silent := e.Code == kv.CodeOutcomeUnknown || e.Code == kv.CodeTimeout
 	if silent {
 		a.slow++
+		if a.asked != a.r.self {
+			a.silent, a.avoidUntil = a.asked, time.Now().Add(a.r.timing.Attempt)
+		}
 	}
 	switch {
 	case a.op == OpRead:
@@ -183,7 +200,7 @@ func (a *attempts) worthwhile(e *kv.Error) bool {
 
 // delay is nothing after news of where to go, else grows and is random by half.
 func (a *attempts) delay(e *kv.Error) time.Duration {
-	news := e.Code == kv.CodeWrongShard || e.Code == kv.CodeNotLeader && a.hint != 0 && a.hint != a.asked
+	news := e.Code == kv.CodeWrongShard || e.Code == kv.CodeNotLeader && a.promising(a.hint)
 	if news && a.quick < quickMax {
 		a.quick++
 		return 0
