@@ -17,12 +17,15 @@ import (
 // hurry is the deadline of requests that are expected to be refused.
 const hurry = 2 * time.Second
 
+// slack is what a machine that five nodes share with other work may add to it.
+const slack = 8 * time.Second
+
 // TestTwoOfThreeDown takes the majority from some shards: their reads and writes are
 // refused in time and with the truth about what happened, the other shards go on,
 // and all that was acknowledged is there when the nodes return.
 func TestTwoOfThreeDown(t *testing.T) {
 	c := proc.Start(t, binary(t), proc.Shape{})
-	layout := c.Layout(t)
+	layout := c.WaitSettled(t)
 	writer := c.Client(t, client.Config{})
 	for i := range layout.Shards {
 		if _, err := writer.Put(t.Context(), proc.KeyIn(&layout.Shards[i], "before"), []byte("kept"), client.PutOptions{}); err != nil {
@@ -77,7 +80,7 @@ func TestTwoOfThreeDown(t *testing.T) {
 
 // testStopped holds a shard without majority to its word at each running node.
 func testStopped(t *testing.T, c *proc.Cluster, s *client.Shard) {
-	refused := func(method, name string) func(context.Context) error {
+	refused := func(method, name string, wait time.Duration) func(context.Context) error {
 		return func(ctx context.Context) error {
 			for _, i := range c.RunningNodes() {
 				a, err := proc.Do(ctx, method, c.Endpoint(i)+"/v1/kv/"+proc.KeyIn(s, name), "x", hurry)
@@ -90,7 +93,7 @@ func testStopped(t *testing.T, c *proc.Cluster, s *client.Shard) {
 					return fmt.Errorf("node %d: outcome %q, want not-applied: %s", i, a.Outcome, a.Body)
 				case a.Header.Get("Retry-After") == "":
 					return fmt.Errorf("node %d: 503 without Retry-After", i)
-				case a.Took > hurry+time.Second:
+				case a.Took > wait:
 					return fmt.Errorf("node %d: refused only after %s", i, a.Took)
 				}
 			}
@@ -99,8 +102,8 @@ func testStopped(t *testing.T, c *proc.Cluster, s *client.Shard) {
 	}
 	// The first ones may still meet a leader that does not know yet.
 	for _, method := range []string{http.MethodPut, http.MethodGet} {
-		proc.Eventually(t, proc.WaitMax, method+" refused", refused(method, "before-refusals"))
-		if err := refused(method, "refused")(t.Context()); err != nil {
+		proc.Eventually(t, proc.WaitMax, method+" refused", refused(method, "before-refusals", hurry+time.Second))
+		if err := refused(method, "refused", hurry+slack)(t.Context()); err != nil {
 			t.Errorf("%s: %v", method, err)
 		}
 	}

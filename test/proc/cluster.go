@@ -211,6 +211,33 @@ func (c *Cluster) layout(ctx context.Context) (Layout, error) {
 	return l, nil
 }
 
+// settledFor is how long leaders have to stay where they are to count as settled:
+// they are spread over the nodes for a while after a start.
+const settledFor = 3 * time.Second
+
+// WaitSettled waits until leadership of no shard moves any more.
+func (c *Cluster) WaitSettled(t testing.TB) Layout {
+	t.Helper()
+	l, since := c.Layout(t), time.Now()
+	Eventually(t, WaitMax, "leaders settled", func(ctx context.Context) error {
+		now, err := c.layout(ctx)
+		if err != nil {
+			return err
+		}
+		for i := range now.Shards {
+			if i >= len(l.Shards) || now.Shards[i].Leader != l.Shards[i].Leader || now.Shards[i].Term != l.Shards[i].Term {
+				l, since = now, time.Now()
+				return fmt.Errorf("shard %s has just changed its leader", now.Shards[i].ID)
+			}
+		}
+		if wait := settledFor - time.Since(since); wait > 0 {
+			return fmt.Errorf("%s to go", wait)
+		}
+		return nil
+	})
+	return l
+}
+
 // LeaderOf gives the number of the node that leads a shard.
 func (l *Layout) LeaderOf(s *client.Shard) int { return l.names[s.Leader] }
 
