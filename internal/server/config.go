@@ -67,7 +67,7 @@ type Timing struct {
 var DefaultTiming = Timing{
 	Heartbeat:    time.Second,
 	Election:     time.Second,
-	Commit:       200 * time.Millisecond,
+	Commit:       500 * time.Millisecond,
 	WriteStall:   5 * time.Second,
 	ShutdownWait: 10 * time.Second,
 	Retention:    kv.RetentionDefault,
