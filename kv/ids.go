@@ -2,6 +2,7 @@ package kv
 
 import (
 	"fmt"
+	"log/slog"
 	"strconv"
 	"strings"
 )
@@ -13,6 +14,10 @@ type NodeID uint64
 
 // String gives 16 lower-case hexadecimal digits.
 func (n NodeID) String() string { return fmt.Sprintf("%016x", uint64(n)) }
+
+// LogValue gives what logs show, in whatever form they are written: an id is read as
+// text everywhere else too, and a JSON number of its size would lose digits.
+func (n NodeID) LogValue() slog.Value { return slog.StringValue(n.String()) }
 
 // ParseNodeID reads what String writes. Shorter input is accepted; zero is not.
 func ParseNodeID(s string) (NodeID, error) {
@@ -37,6 +42,9 @@ const (
 // String gives decimal digits.
 func (s ShardID) String() string { return strconv.FormatUint(uint64(s), 10) }
 
+// LogValue gives what logs show.
+func (s ShardID) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
 // ServerID names one replica as a Raft server: a node, a shard, and how many
 // times that node has held that shard. No ServerID is ever used again after its
 // replica was destroyed, because Raft's votes are only sound while a server
@@ -51,6 +59,9 @@ type ServerID struct {
 func (s ServerID) String() string {
 	return s.Node.String() + "/" + s.Shard.String() + "/" + strconv.FormatUint(s.Incarnation, 10)
 }
+
+// LogValue gives what logs show.
+func (s ServerID) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // ParseServerID reads exactly what String writes.
 func ParseServerID(text string) (ServerID, error) {

@@ -3,6 +3,7 @@ package kv
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"strings"
 	"testing"
@@ -26,6 +27,15 @@ func TestServerIDRoundTrips(t *testing.T) {
 			t.Fatalf("ParseServerID(%q) = %v, %v", id, got, err)
 		}
 	})
+}
+
+func TestIDsAreLoggedAsText(t *testing.T) {
+	var out strings.Builder
+	id := ServerID{Node: 0xa1, Shard: 7, Incarnation: 2}
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("m", "node", id.Node, "shard", id.Shard, "replica", id)
+	if want := `"node":"00000000000000a1","shard":"7","replica":"00000000000000a1/7/2"`; !strings.Contains(out.String(), want) {
+		t.Errorf("logged %s, want %s in it", out.String(), want)
+	}
 }
 
 func TestParseServerIDRefuses(t *testing.T) {

@@ -128,7 +128,7 @@ func (n *Node) openDataDir() error {
 	if n.identity, err = openIdentity(fs, dir); err != nil {
 		return fmt.Errorf("identity: %w", err)
 	}
-	n.log = n.log.With("node", n.name())
+	n.log = n.log.With("name", n.name())
 	n.book, err = openAddressBook(fs, dir, n.log)
 	return err
 }

@@ -118,7 +118,7 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 	p.meter.Watch(func() metrics.Snapshot { return snapshot(p.node, edge) })
 	served := make(chan error, 1)
 	go func() { served <- edge.Serve(l) }()
-	p.log.Info("listening", "http", l.Addr().String(), "peer", p.config.Peer.Listen, "node", p.node.name(), "id", p.node.Identity().Node())
+	p.log.Info("listening", "http", l.Addr().String(), "peer", p.config.Peer.Listen, "name", p.node.name(), "node", p.node.Identity().Node())
 
 	var failure error
 	select {
