@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/quorate-db/quorate/client"
 	"github.com/quorate-db/quorate/test/proc"
 )
@@ -82,22 +84,11 @@ func TestTwoOfThreeDown(t *testing.T) {
 func testStopped(t *testing.T, c *proc.Cluster, s *client.Shard) {
 	refused := func(method, name string, wait time.Duration) func(context.Context) error {
 		return func(ctx context.Context) error {
+			var asked errgroup.Group
 			for _, i := range c.RunningNodes() {
-				a, err := proc.Do(ctx, method, c.Endpoint(i)+"/v1/kv/"+proc.KeyIn(s, name), "x", hurry)
-				switch {
-				case err != nil:
-					return fmt.Errorf("node %d: %w", i, err)
-				case a.Status != http.StatusServiceUnavailable:
-					return fmt.Errorf("node %d: %d %s", i, a.Status, a.Body)
-				case method == http.MethodPut && a.Outcome != "not-applied":
-					return fmt.Errorf("node %d: outcome %q, want not-applied: %s", i, a.Outcome, a.Body)
-				case a.Header.Get("Retry-After") == "":
-					return fmt.Errorf("node %d: 503 without Retry-After", i)
-				case a.Took > wait:
-					return fmt.Errorf("node %d: refused only after %s", i, a.Took)
-				}
+				asked.Go(func() error { return refusedAt(ctx, c, i, method, proc.KeyIn(s, name), wait) })
 			}
-			return nil
+			return asked.Wait()
 		}
 	}
 	// The first ones may still meet a leader that does not know yet.
@@ -113,6 +104,24 @@ func testStopped(t *testing.T, c *proc.Cluster, s *client.Shard) {
 			t.Errorf("stale read at node %d: %d %s %s", i, a.Status, a.Header.Get("Quorate-Consistency"), a.Body)
 		}
 	}
+}
+
+// refusedAt gives nil if a node refuses a request for a key in time and in form.
+func refusedAt(ctx context.Context, c *proc.Cluster, node int, method, key string, wait time.Duration) error {
+	a, err := proc.Do(ctx, method, c.Endpoint(node)+"/v1/kv/"+key, "x", hurry)
+	switch {
+	case err != nil:
+		return fmt.Errorf("node %d: %w", node, err)
+	case a.Status != http.StatusServiceUnavailable:
+		return fmt.Errorf("node %d: %d %s", node, a.Status, a.Body)
+	case method == http.MethodPut && a.Outcome != "not-applied":
+		return fmt.Errorf("node %d: outcome %q, want not-applied: %s", node, a.Outcome, a.Body)
+	case a.Header.Get("Retry-After") == "":
+		return fmt.Errorf("node %d: 503 without Retry-After", node)
+	case a.Took > wait:
+		return fmt.Errorf("node %d: refused only after %s", node, a.Took)
+	}
+	return nil
 }
 
 func testWorking(t *testing.T, c *proc.Cluster, s *client.Shard) {
