@@ -242,6 +242,6 @@ func (a *agent) join(ctx context.Context, cluster string) (bool, error) {
 		}
 	}
 	a.registered = true
-	a.log.Info("joined a cluster", "cluster", answer.ClusterId, "name", answer.Node.GetName())
+	a.log.Info("joined a cluster", "cluster", answer.ClusterId)
 	return true, nil
 }
