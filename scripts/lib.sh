@@ -1,14 +1,13 @@
+# shellcheck shell=bash
 # Shared by the scripts; to be sourced. They all run from the repository's root.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 say() { printf '\n== %s\n' "$*"; }
 
-skipped=()
-skip() {
-  skipped+=("$*")
-  printf 'SKIP %s\n' "$*"
-}
+# skip REASON: says what is left out. scripts/test.sh collects these lines and
+# repeats them at the end, also those of the scripts that it runs.
+skip() { printf 'SKIP %s\n' "$*"; }
 
 # need_package COMMAND PACKAGE: true if the command is there or could be
 # installed from Debian's packages.
@@ -26,4 +25,13 @@ tool() {
   [ -x "bin/tools/$1" ] && [ "bin/tools/$1" -nt tools/go.mod ] ||
     GOBIN="$PWD/bin/tools" go -C tools install tool >&2
   printf '%s/bin/tools/%s' "$PWD" "$1"
+}
+
+# go_test ARGUMENTS: go test, telling which tests were skipped, and saying more of a
+# package than its result only if it fails. The log of all is in tmp/.
+go_test() {
+  mkdir -p tmp
+  local log
+  log=$(mktemp tmp/go-test-XXXXXX)
+  go test -v "$@" 2>&1 | tee "$log" | awk -f scripts/summary.awk
 }

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The long campaigns. They take hours; the variables below say how many.
+#
+#   QUORATE_SOAK       factor of what the tests repeat (kills, pauses, random crashes): 25
+#   QUORATE_SIM_SEEDS  runs of the simulator, QUORATE_SIM_OPS operations each: 100, 21000
+#   QUORATE_SIM_FIRST  the first seed: taken from the clock, so that no two soaks are the same
+#   FUZZ_TIME          for each fuzz target: 5m
+#   SOAK_ROUNDS        how often all of it: 1
+. "$(dirname "$0")/lib.sh"
+
+: "${QUORATE_SOAK:=25}" "${QUORATE_SIM_SEEDS:=100}" "${QUORATE_SIM_OPS:=21000}" "${QUORATE_SIM_FIRST:=$(date +%s)}"
+: "${FUZZ_TIME:=5m}" "${SOAK_ROUNDS:=1}"
+export QUORATE_SOAK QUORATE_SIM_SEEDS QUORATE_SIM_OPS QUORATE_SIM_FIRST
+
+failed=()
+try() {
+  say "$1"
+  shift
+  "$@" </dev/null || failed+=("$*")
+}
+
+fuzz() {
+  grep -rln --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do
+    grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$dir"/*_test.go | sed 's/^func //' | while read -r target; do
+      say "fuzz $dir $target"
+      go test -run '^$' -fuzz "^$target\$" -fuzztime "$FUZZ_TIME" "$dir" || touch tmp/fuzz-failed
+    done
+  done
+  [ ! -e tmp/fuzz-failed ]
+}
+
+mkdir -p tmp
+rm -f tmp/fuzz-failed
+for round in $(seq "$SOAK_ROUNDS"); do
+  say "round $round of $SOAK_ROUNDS, first seed $QUORATE_SIM_FIRST"
+  try "simulator" go_test -count=1 -timeout 0 -run TestCampaign ./internal/sim/...
+  try "storage crashes" go_test -count=1 -timeout 0 ./raftnode/... ./store/...
+  try "real processes" go_test -count=1 -p 1 -timeout 0 -tags blackbox ./test/blackbox/...
+  try "fuzz" fuzz
+  QUORATE_SIM_FIRST=$((QUORATE_SIM_FIRST + QUORATE_SIM_SEEDS))
+done
+[ ${#failed[@]} = 0 ] || { say "failed"; printf '%s\n' "${failed[@]}"; exit 1; }
+say "all passed"
