@@ -3,7 +3,7 @@
 // Package blackbox tests Quorate as real processes: the built binary, its ports,
 // its files, and signals.
 //
-// QUORATE_TEST_SCALE multiplies the length of the campaigns; QUORATE_TEST_SEED
+// QUORATE_SOAK multiplies the length of the campaigns; QUORATE_TEST_SEED
 // repeats the choices of a run, though not its interleaving.
 package blackbox
 
@@ -31,15 +31,15 @@ func TestMain(m *testing.M) {
 
 func binary(t testing.TB) string { return builder.Binary(t, false) }
 
-// scaled gives n times QUORATE_TEST_SCALE.
+// scaled gives n times QUORATE_SOAK.
 func scaled(t testing.TB, n int) int {
-	text := os.Getenv("QUORATE_TEST_SCALE")
+	text := os.Getenv("QUORATE_SOAK")
 	if text == "" {
 		return n
 	}
 	scale, err := strconv.Atoi(text)
 	if err != nil || scale < 1 {
-		t.Fatalf("QUORATE_TEST_SCALE=%q: want a number from 1", text)
+		t.Fatalf("QUORATE_SOAK=%q: want a number from 1", text)
 	}
 	return n * scale
 }
