@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -89,8 +90,13 @@ func (r *Replica) handleAppend(e envelope, in *wireReader, reply func([]byte, er
 		return malformed(err)
 	}
 	m.RPCHeader = headerOf(e)
+	came := time.Now()
 	return r.toRaft(m, bytes, reply, func(resp any) []byte {
-		return encodeAppendResponse(resp.(*raft.AppendEntriesResponse))
+		answer := resp.(*raft.AppendEntriesResponse)
+		if answer.Success {
+			r.fresh.hear(m, came, r.machine.Applied())
+		}
+		return encodeAppendResponse(answer)
 	})
 }
 

@@ -40,6 +40,7 @@ type Replica struct {
 	proposer proposer
 	reader   reader
 	waiters  waiters
+	fresh    freshness
 	keeper
 	state
 }
@@ -204,21 +205,15 @@ func (r *Replica) Leader() (kv.NodeID, bool) {
 	return id.Node, ok
 }
 
-// LastContact tells how long ago this replica heard from its leader, zero if it
-// leads. False: never.
+// LastContact tells how long ago this replica's state held everything that was
+// acknowledged by then (see freshness), zero if it leads. False: not known.
 func (r *Replica) LastContact() (time.Duration, bool) {
-	inst := r.inst.Load()
-	if inst == nil {
-		return 0, false
-	}
-	if _, leads := inst.leading(); leads {
+	// A leader whose disk hangs (R13) does not notice that it has been replaced.
+	if _, _, ready := r.ready(); ready && r.mute.Load() == 0 {
 		return 0, true
 	}
-	last := inst.raft.LastContact()
-	if last.IsZero() {
-		return 0, false
-	}
-	return time.Since(last), true
+	at, known := r.fresh.asOf(r.machine.Applied())
+	return time.Since(at), known
 }
 
 // leading tells whether this replica leads and in which term.

@@ -25,8 +25,9 @@ type Local interface {
 	// Leader tells who leads the shard as far as the replica knows, false if it
 	// does not or if there is none. It is cheap.
 	Leader(shard kv.ShardID) (kv.NodeID, bool)
-	// LastContact tells how long ago the replica heard from its leader, zero for
-	// the leader itself; false if never, or without a replica.
+	// LastContact tells how long ago the replica's state held everything that was
+	// acknowledged by then, zero for the leader itself; false if that is not known,
+	// or without a replica.
 	LastContact(shard kv.ShardID) (time.Duration, bool)
 }
 
