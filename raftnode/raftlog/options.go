@@ -33,6 +33,10 @@ type Options struct {
 	// end the process or at least stop every replica. It runs on a goroutine of
 	// the store, which Close waits for: it must not call Close and wait for it.
 	OnFatal func(error)
+	// BeforeCommit is called before each write, on the goroutine that writes: a
+	// simulated disk takes its time there. Inside Pebble it could not, because
+	// Pebble waits for a sync with mutexes held when it changes write-ahead logs.
+	BeforeCommit func()
 	// OnSync is told how long each sync of the write-ahead log took. It must not
 	// block.
 	OnSync func(took time.Duration)

@@ -189,6 +189,9 @@ func (s *Shared) exit() { s.life.active.Done() }
 // commit writes a batch and returns when it is on disk. Commits of all shards
 // that wait at the same time share one sync, in Pebble's commit pipeline.
 func (s *Shared) commit(b *pebble.Batch) error {
+	if s.opts.BeforeCommit != nil {
+		s.opts.BeforeCommit()
+	}
 	if cause := s.fence.err(); cause != nil {
 		return kv.Errorf(codeOf(cause), kv.OutcomeNotApplied, "raft log: failed before: %w", cause)
 	}
