@@ -38,6 +38,9 @@ type World struct {
 	Hooks  Hooks
 	// Timing is what Config.Timing does not say; zero fields take the defaults.
 	Timing raftnode.Timing
+	// BeforeLogWrite, if not nil, is called before each write to the shared Raft log:
+	// a simulated disk takes its time there.
+	BeforeLogWrite func()
 }
 
 // Node is one running node without its HTTP edge.
@@ -115,9 +118,22 @@ func (n *Node) open(ctx context.Context) error {
 	return nil
 }
 
+// makeDataDir makes the data directory so that no crash takes it away again with
+// all that is synced inside of it.
+func makeDataDir(fs engine.FS, dir string) error {
+	parent := fs.PathDir(dir)
+	if err := engine.MkdirSynced(fs, parent); err != nil {
+		return err
+	}
+	if err := fs.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return engine.SyncDir(fs, parent)
+}
+
 func (n *Node) openDataDir() error {
 	fs, dir := n.world.FS, n.config.DataDir
-	if err := fs.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDataDir(fs, dir); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
 	lock, err := fs.Lock(fs.PathJoin(dir, lockFile))
@@ -144,9 +160,10 @@ func (n *Node) name() string {
 func (n *Node) openStorage() error {
 	fs, dir := n.world.FS, n.config.DataDir
 	shared, err := raftlog.OpenShared(fs, fs.PathJoin(dir, "raftlog"), raftlog.Options{
-		Logger:  n.log,
-		OnFatal: func(err error) { n.die(fmt.Errorf("raft log: %w", err)) },
-		OnSync:  n.world.Hooks.LogSync,
+		BeforeCommit: n.world.BeforeLogWrite,
+		Logger:       n.log,
+		OnFatal:      func(err error) { n.die(fmt.Errorf("raft log: %w", err)) },
+		OnSync:       n.world.Hooks.LogSync,
 	})
 	if err != nil {
 		return fmt.Errorf("raft log: %w", err)
@@ -154,6 +171,9 @@ func (n *Node) openStorage() error {
 	n.logs = &nodeLogs{shared: shared}
 	if n.world.OnDisk {
 		n.logs.boltDir = fs.PathJoin(dir, "bolt")
+		if err := engine.MkdirSynced(fs, n.logs.boltDir); err != nil {
+			return fmt.Errorf("raft log: %w", err)
+		}
 	}
 	n.db, err = store.Open(store.Options{
 		Dir:     fs.PathJoin(dir, "store"),
