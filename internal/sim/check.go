@@ -21,9 +21,9 @@ const checkWithin = 2 * time.Minute
 func (r *Result) Check() []string {
 	wrong := slices.Clone(r.Violations)
 	wrong = append(wrong, checkVersions(r.records)...)
-	wrong = append(wrong, checkStale(r.records, r.Config.StaleSlack)...)
+	wrong = append(wrong, r.checkStale()...)
 	wrong = append(wrong, checkCounters(r.records, r.Config)...)
-	wrong = append(wrong, checkGroups(r.records)...)
+	wrong = append(wrong, checkGroups(r.records, r.Config)...)
 	return wrong
 }
 
@@ -39,19 +39,21 @@ func byGroup(records []record) map[groupKey][]record {
 }
 
 // checkGroups looks for a linearization of every group (C1).
-func checkGroups(records []record) []string {
+func checkGroups(records []record, config Config) []string {
 	var wrong []string
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, 2)
+	lanes := make(chan struct{}, 2)
 	for key, list := range byGroup(records) {
 		wg.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
+			lanes <- struct{}{}
+			defer func() { <-lanes }()
+			ops := resolve(list, config)
+			verdict, info := porcupine.CheckOperationsVerbose(groupModel(), ops, checkWithin)
 			var problem string
-			switch porcupine.CheckOperationsTimeout(groupModel(), operations(list), checkWithin) {
+			switch verdict {
 			case porcupine.Illegal:
-				problem = fmt.Sprintf("C1: the history of s%02d/g%02d is not linearizable\n%s", key.shard, key.group, tail(list))
+				problem = fmt.Sprintf("C1: the history of s%02d/g%02d is not linearizable; it makes sense up to around:\n%s", key.shard, key.group, impasse(ops, info))
 			case porcupine.Unknown:
 				problem = fmt.Sprintf("C1: no verdict on s%02d/g%02d after %s", key.shard, key.group, checkWithin)
 			default:
@@ -66,43 +68,34 @@ func checkGroups(records []record) []string {
 	return wrong
 }
 
-// tailMax is how many operations of a history that is wrong are shown.
-const tailMax = 40
+// impasseShown is how many operations before the impasse of a history are shown.
+const impasseShown = 25
 
-// tail finds the shortest beginning of a history that is not linearizable and
-// gives its last operations.
-func tail(list []record) string {
-	list = slices.Clone(list)
-	slices.SortFunc(list, func(a, b record) int { return cmp.Compare(a.ret, b.ret) })
-	wrong := func(n int) bool {
-		ops := operations(list[:n])
-		// Operations that return later may have taken effect already.
-		for _, r := range list[n:] {
-			if !r.stale && !r.request.read && (n == 0 || r.call < list[n-1].ret) {
-				ops = append(ops, operations([]record{withoutAnswer(r)})...)
-			}
-		}
-		return porcupine.CheckOperationsTimeout(groupModel(), ops, 10*time.Second) == porcupine.Illegal
-	}
-	low, high := 0, len(list)
-	for low < high {
-		if n := (low + high) / 2; wrong(n) {
-			high = n
-		} else {
-			low = n + 1
+// impasse shows where the longest linearization that was found gets stuck.
+func impasse(ops []porcupine.Operation, info porcupine.LinearizationInfo) string {
+	var longest []porcupine.Operation
+	for _, list := range info.PartialLinearizationsOperations()[0] {
+		if len(list) > len(longest) {
+			longest = list
 		}
 	}
-	shown := list[max(0, low-tailMax):min(low, len(list))]
+	placed := map[int64]bool{}
+	for _, op := range longest {
+		placed[op.Call] = true
+	}
 	out := ""
-	for _, r := range shown {
-		out += "  " + r.String() + "\n"
+	for _, op := range longest[max(0, len(longest)-impasseShown):] {
+		out += "    " + op.Metadata.(string) + "\n"
+	}
+	slices.SortFunc(ops, func(a, b porcupine.Operation) int { return cmp.Compare(a.Return, b.Return) })
+	shown := 0
+	for _, op := range ops {
+		if !placed[op.Call] && shown < 6 {
+			out += " ?? " + op.Metadata.(string) + "\n"
+			shown++
+		}
 	}
 	return out
-}
-
-func withoutAnswer(r record) record {
-	r.answer = answer{outcome: unknown}
-	return r
 }
 
 // checkVersions holds versions against real time (C2).
@@ -162,46 +155,48 @@ func checkOrder(shard int, list []record) []string {
 	return wrong[:min(len(wrong), violationsMax)]
 }
 
-// checkCounters adds up (C5). The last answer of a counter is the run's own last
-// read of it.
+// checkCounters counts every client's additions (C5). The last answer of a counter
+// is the run's own last read of it.
 func checkCounters(records []record, config Config) []string {
-	type sums struct{ low, high, final int64 }
-	totals := map[groupKey]*sums{}
-	for _, r := range records {
-		k := groupKey{r.shard, r.group}
-		t := totals[k]
-		if t == nil {
-			t = &sums{}
-			totals[k] = t
+	type key struct{ shard, group, slot int }
+	type tally struct{ low, high, final int64 }
+	tallies := map[key]*tally{}
+	at := func(k key) *tally {
+		if tallies[k] == nil {
+			tallies[k] = &tally{}
 		}
+		return tallies[k]
+	}
+	for _, r := range records {
 		for _, c := range r.request.changes {
-			if c.kind == kvpb.OpKind_OP_ADD && r.answer.outcome != refused {
-				t.high += c.delta
+			if c.kind == kvpb.OpKind_OP_ADD {
+				t := at(key{r.shard, r.group, slotOf(config, r.client, r.shard, r.group)})
+				t.high++
 				if r.answer.outcome == succeeded {
-					t.low += c.delta
+					t.low++
 				}
 			}
 		}
-		if r.client == finalClient && r.request.read {
-			for i, cell := range r.request.cells {
-				if cell == counter && r.answer.cells[i].found {
-					t.final = parse(r.answer.cells[i].value)
-				}
+		if r.client == finalClient && r.answer.cells[counter].found {
+			for slot := range slots {
+				at(key{r.shard, r.group, slot}).final = digit(r.answer.cells[counter].value, slot)
 			}
 		}
 	}
 	var wrong []string
-	for k, t := range totals {
+	for k, t := range tallies {
 		if t.final < t.low || t.final > t.high {
-			wrong = append(wrong, fmt.Sprintf("C5: the counter of s%02d/g%02d ends at %d; %d was acknowledged, %d with all that is unknown", k.shard, k.group, t.final, t.low, t.high))
+			wrong = append(wrong, fmt.Sprintf("C5: the counter of s%02d/g%02d ends with %d additions of the client of digit %d; %d were acknowledged, %d with all that are unknown",
+				k.shard, k.group, t.final, k.slot, t.low, t.high))
 		}
 	}
 	return wrong
 }
 
 // checkStale checks stale reads (C6).
-func checkStale(records []record, slack time.Duration) []string {
+func (r *Result) checkStale() []string {
 	var wrong []string
+	records := r.records
 	written := map[string]bool{}
 	acked := map[int][]record{} // by shard
 	for _, r := range records {
@@ -227,23 +222,36 @@ func checkStale(records []record, slack time.Duration) []string {
 		}
 		newest[shard] = best
 	}
-	for _, r := range records {
-		if !r.stale {
+	for _, read := range records {
+		if !read.stale {
 			continue
 		}
-		for i, s := range r.answer.cells {
-			if s.found && r.request.cells[i] != counter && !written[keyOf(r.shard, r.group, r.request.cells[i])+"="+s.value] {
-				wrong = append(wrong, fmt.Sprintf("C6: a stale read gives what nobody wrote: %s", r))
+		for i, s := range read.answer.cells {
+			if s.found && read.request.cells[i] != counter && !written[keyOf(read.shard, read.group, read.request.cells[i])+"="+s.value] {
+				wrong = append(wrong, fmt.Sprintf("C6: a stale read gives what nobody wrote: %s", read))
 			}
 		}
-		if r.bound == 0 {
+		if read.bound == 0 {
 			continue
 		}
-		before := r.called - r.bound - slack
-		n, _ := slices.BinarySearchFunc(acked[r.shard], before, func(w record, at time.Duration) int { return cmp.Compare(w.returned, at) })
-		if n > 0 && newest[r.shard][n-1].answer.version > r.answer.last {
-			wrong = append(wrong, fmt.Sprintf("C6: a stale read is older than its bound:\n  %s\n  %s", newest[r.shard][n-1], r))
+		reach := read.bound + r.Config.StaleSlack
+		before := read.called - reach - r.delayed(read.called-reach, read.returned)
+		n, _ := slices.BinarySearchFunc(acked[read.shard], before, func(w record, at time.Duration) int { return cmp.Compare(w.returned, at) })
+		if n > 0 && newest[read.shard][n-1].answer.version > read.answer.last {
+			wrong = append(wrong, fmt.Sprintf("C6: a stale read is older than its bound:\n  %s\n  %s", newest[read.shard][n-1], read))
 		}
 	}
 	return wrong[:min(len(wrong), violationsMax)]
+}
+
+// delayed gives for how long a message may have been on its way that arrived
+// between two times.
+func (r *Result) delayed(from, to time.Duration) time.Duration {
+	var most time.Duration
+	for _, d := range r.delays {
+		if d.from <= to && from <= d.to+d.by {
+			most = max(most, d.by)
+		}
+	}
+	return most
 }

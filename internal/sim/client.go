@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"time"
 
 	"github.com/quorate-db/quorate/internal/server"
@@ -85,22 +84,20 @@ func (cl *client) once() {
 // transaction makes up a write.
 func (cl *client) transaction(shard, group int) request {
 	register := cl.rng.IntN(counter)
+	look := cl.rng.IntN(2) == 0
 	switch p := cl.rng.IntN(100); {
 	case p < 28:
 		return request{changes: []change{cl.put(register)}}
 	case p < 44:
-		return request{guards: []guard{cl.guard(shard, group, register)}, changes: []change{cl.put(register)}}
-	case p < 54:
+		return request{guards: []guard{cl.guard(shard, group, register)}, changes: []change{cl.put(register)}, look: look}
+	case p < 48:
 		return request{changes: []change{{kind: kvpb.OpKind_OP_DELETE, cell: register}}}
-	case p < 78:
-		return request{changes: []change{cl.add()}}
-	case p < 90: // both registers at once
+	case p < 72 && cl.slot(shard, group) >= 0:
+		return request{changes: []change{cl.add(shard, group)}}
+	case p < 88: // both registers at once
 		return request{changes: []change{cl.put(0), cl.put(1)}}
-	default: // a condition on one cell, changes of the others
-		return request{
-			guards:  []guard{cl.guard(shard, group, register)},
-			changes: []change{cl.put(1 - register), cl.add(), {kind: kvpb.OpKind_OP_GET, cell: register}},
-		}
+	default: // a condition on one register, a change of the other
+		return request{guards: []guard{cl.guard(shard, group, register)}, changes: []change{cl.put(1 - register)}, look: look}
 	}
 }
 
@@ -109,8 +106,29 @@ func (cl *client) put(cell int) change {
 	return change{kind: kvpb.OpKind_OP_PUT, cell: cell, value: fmt.Sprintf("c%d-%d", cl.id, cl.count)}
 }
 
-func (cl *client) add() change {
-	return change{kind: kvpb.OpKind_OP_ADD, cell: counter, delta: int64(1 + cl.rng.IntN(9))}
+// slot gives which digit of a group's counter is this client's, -1 for none.
+func (cl *client) slot(shard, group int) int {
+	return slotOf(cl.c.config, cl.id, shard, group)
+}
+
+// slotOf: a counter has few digits, so each client adds to some of the groups only.
+func slotOf(c Config, client, shard, group int) int {
+	teams := (c.Clients + slots - 1) / slots
+	if client%teams != (shard*c.Groups+group)%teams {
+		return -1
+	}
+	return client / teams
+}
+
+// slots and slotBits are the shape of a counter: every client that adds to it has
+// a digit of its own, which counts how many of its additions were applied.
+const (
+	slots    = 4
+	slotBits = 15
+)
+
+func (cl *client) add(shard, group int) change {
+	return change{kind: kvpb.OpKind_OP_ADD, cell: counter, delta: 1 << (slotBits * cl.slot(shard, group))}
 }
 
 // guard asks for what this client believes, which may be out of date.
@@ -163,6 +181,9 @@ func (cl *client) read(shard, group int, which []int, opts kv.ReadOptions) {
 		cl.see(shard, group, which[i], s.version)
 	}
 	r.answer.last = uint64(readings[0].Served.LastVersion)
+	if r.stale {
+		r.detail = "served by " + cl.c.nameOf(readings[0].Served.Node)
+	}
 	cl.h.add(r)
 }
 
@@ -244,7 +265,13 @@ func (cl *client) wrote(r record, written kv.Written, err error) {
 }
 
 func (cl *client) learn(r record) {
-	if r.answer.outcome == refused {
+	switch {
+	case r.answer.outcome == refused && r.request.look:
+		for i, cell := range r.request.looked() {
+			cl.see(r.shard, r.group, cell, r.answer.cells[i].version)
+		}
+		return
+	case r.answer.outcome == refused:
 		cl.see(r.shard, r.group, r.request.guards[r.answer.failed].cell, r.answer.current)
 		return
 	}
@@ -284,13 +311,4 @@ func (cl *client) batch() {
 		}
 		cl.wrote(records[i], results[i].Written, err)
 	}
-}
-
-// parse gives a counter's value.
-func parse(value string) int64 {
-	n, err := strconv.ParseInt(value, 10, 64)
-	if err != nil {
-		return -1
-	}
-	return n
 }

@@ -184,9 +184,27 @@ func splitPoints(shards int) []string {
 
 // schedule is what happened when, for the report of a failure.
 type schedule struct {
-	mu    sync.Mutex
-	lines []string
-	kinds map[string]int
+	mu     sync.Mutex
+	lines  []string
+	kinds  map[string]int
+	delays []delay
+}
+
+// delay is a time in which messages may have taken so long.
+type delay struct{ from, to, by time.Duration }
+
+// delaying notes that from now on messages take up to so long, and gives what ends
+// it.
+func (c *Cluster) delaying(by time.Duration) func() {
+	c.log.mu.Lock()
+	defer c.log.mu.Unlock()
+	i := len(c.log.delays)
+	c.log.delays = append(c.log.delays, delay{from: c.now(), to: stuckAfter, by: by})
+	return func() {
+		c.log.mu.Lock()
+		defer c.log.mu.Unlock()
+		c.log.delays[i].to = c.now()
+	}
 }
 
 // fault notes a fault of a kind, and in words what it was.

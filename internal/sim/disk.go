@@ -20,7 +20,7 @@ var errDisk = errors.New("sim: the disk fails")
 // what was not synced lost in a crash.
 type disk struct {
 	mem    *vfs.MemFS
-	stall  *faultfs.Gate   // holds syncs of the Raft log up
+	stall  *faultfs.Gate   // holds writes of the Raft log up
 	errors *faultfs.Switch // fails what is written to the Raft log
 	freeze freezer
 	lag    syncLag
@@ -29,7 +29,7 @@ type disk struct {
 func newDisk(mem *vfs.MemFS, rng *rand.Rand, lagMax time.Duration) *disk {
 	return &disk{
 		mem:    mem,
-		stall:  faultfs.NewGate(raftLogFiles.And(faultfs.Syncs())),
+		stall:  faultfs.NewGate(func(faultfs.Op) bool { return true }),
 		errors: faultfs.NewSwitch(raftLogFiles.And(faultfs.Kinds(faultfs.OpWrite, faultfs.OpSync, faultfs.OpSyncData))),
 		lag:    syncLag{rng: rng, max: lagMax},
 	}
@@ -45,7 +45,13 @@ var raftLogFiles faultfs.Match = func(op faultfs.Op) bool {
 // fs gives the file system for a process. The freezer is innermost: an operation
 // that is held up by the others has not begun.
 func (d *disk) fs() vfs.FS {
-	return faultfs.Wrap(d.mem, faultfs.Chain(&d.lag, d.stall, d.errors, &d.freeze))
+	return faultfs.Wrap(d.mem, faultfs.Chain(&d.lag, d.errors, &d.freeze))
+}
+
+// logWrite takes the time of a write to the Raft log.
+func (d *disk) logWrite() {
+	d.lag.pass()
+	_ = d.stall.Before(faultfs.Op{}) // never fails
 }
 
 // crash gives what is on disk if the machine loses power now: of what was not
@@ -63,8 +69,9 @@ func (d *disk) crashLocked(percent int, rng *rand.Rand, during func()) *vfs.MemF
 }
 
 // syncLag makes syncs take time, so that what happens meanwhile does happen: those
-// of the Raft log and of the store's tables. Others happen under a mutex of Pebble's
-// that more goroutines want; who waits for a mutex does not let virtual time pass.
+// of the Raft log, and of the store's tables. Others happen with a mutex of Pebble's
+// held that more goroutines want, and who waits for a mutex does not let virtual
+// time pass.
 type syncLag struct {
 	max time.Duration
 	on  atomic.Bool // off while the process starts: Pebble opens under its mutex
@@ -75,19 +82,25 @@ type syncLag struct {
 
 // Before implements faultfs.Injector.
 func (l *syncLag) Before(op faultfs.Op) error {
-	slow := raftLogFiles(op) || strings.HasSuffix(op.Path, ".sst")
-	if !slow || l.max <= 0 || !l.on.Load() || op.Kind != faultfs.OpSync && op.Kind != faultfs.OpSyncData {
-		return nil
+	if strings.HasSuffix(op.Path, ".sst") && !strings.Contains(op.Path, "raftlog") && op.Kind == faultfs.OpSync {
+		l.pass()
+	}
+	return nil
+}
+
+// pass lets the time of one sync pass. Most are quick; one in 32 takes its time.
+func (l *syncLag) pass() {
+	if l.max <= 0 || !l.on.Load() {
+		return
 	}
 	l.mu.Lock()
-	// Most syncs are quick; one in 32 takes its time.
-	d := time.Duration(l.rng.Int64N(int64(l.max)/8 + 1))
+	limit := l.max / 8
 	if l.rng.IntN(32) == 0 {
-		d = time.Duration(l.rng.Int64N(int64(l.max) + 1))
+		limit = l.max
 	}
+	d := time.Duration(l.rng.Int64N(int64(limit) + 1))
 	l.mu.Unlock()
 	time.Sleep(d)
-	return nil
 }
 
 // freezer lets a crash happen between operations: the file system in memory

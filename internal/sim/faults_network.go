@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"fmt"
 	"strings"
 	"time"
 
@@ -40,6 +39,7 @@ func (n *nemesis) lossy() {
 func (n *nemesis) slow() {
 	l := simnet.Link{DelayMax: time.Duration(n.rng.Int64N(int64(400 * time.Millisecond))), Duplicate: 0.05}
 	n.c.fault("slow", "delay to %s", l.DelayMax)
+	defer n.c.delaying(l.DelayMax)()
 	n.c.net.SetAll(l)
 	n.pause(n.about(3 * time.Second))
 	n.calm()
@@ -51,6 +51,7 @@ func (n *nemesis) slowLink() {
 	two := n.some(2)
 	d := time.Duration(n.rng.Int64N(int64(1500 * time.Millisecond)))
 	n.c.fault("slow-link", "%s to %s takes %s", two[0].name, two[1].name, d)
+	defer n.c.delaying(d)()
 	n.c.net.SetLink(two[0].ID(), two[1].ID(), simnet.Link{DelayMin: d, DelayMax: d})
 	n.pause(n.about(3 * time.Second))
 	n.calm()
@@ -94,6 +95,7 @@ func (n *nemesis) pauseNode() {
 	node := n.node()
 	d := n.about(1500 * time.Millisecond)
 	n.c.fault("pause", "%s for %s", node.name, d)
+	defer n.c.delaying(d)()
 	id := node.ID()
 	n.c.net.Pause(id)
 	n.pause(d)
@@ -105,7 +107,7 @@ func names(nodes []*Node) string {
 	for i, n := range nodes {
 		list[i] = n.name
 	}
-	return fmt.Sprintf("%s", strings.Join(list, " "))
+	return strings.Join(list, " ")
 }
 
 func ids(nodes []*Node) []kv.NodeID {

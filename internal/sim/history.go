@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,13 +19,14 @@ const (
 	counter = cells - 1
 )
 
-// Outcomes of an operation as its client heard them.
+// outcome is that of an operation as its client heard it.
 type outcome uint8
 
 const (
 	succeeded outcome = iota
 	refused           // a guard was false
 	unknown
+	applied // unknown to its client, but others have seen what it did (see resolve)
 )
 
 // guard is a condition on one cell.
@@ -42,29 +44,46 @@ type change struct {
 	delta int64  // add
 }
 
-// request is what a client asked: a transaction, or a read of some cells.
+// request is what a client asked: a transaction, or a read of some cells. The
+// changes of a transaction are of different cells, and each asks for what its cell
+// held before.
 type request struct {
 	read    bool
 	cells   []int // of a read
 	guards  []guard
 	changes []change
+	look    bool // where a guard is false, it asks for all its cells
+}
+
+// looked gives the cells that a transaction asks for where a guard is false.
+func (q request) looked() []int {
+	var out []int
+	for _, g := range q.guards {
+		out = append(out, g.cell)
+	}
+	for _, c := range q.changes {
+		if !slices.Contains(out, c.cell) {
+			out = append(out, c.cell)
+		}
+	}
+	return out
 }
 
 // seen is what an answer says of one cell. For a change it is the cell before.
 type seen struct {
 	found   bool
 	version uint64
-	value   string // reads and gets
-	number  int64  // additions
+	value   string
+	number  int64 // additions: after it
 }
 
 // answer is what the client was told.
 type answer struct {
 	outcome outcome
 	version uint64 // of a transaction that wrote
-	cells   []seen // of a read by request.cells, of a transaction by request.changes
-	failed  int    // refused: which guard
-	current uint64 // refused: that cell's version, 0 = absent
+	cells   []seen // by request.cells; of a transaction by request.changes, or looked if refused
+	failed  int    // refused without a look: which guard
+	current uint64 // and that cell's version, 0 = absent
 	last    uint64 // the shard's last version in the view
 }
 
@@ -79,7 +98,7 @@ type record struct {
 	returned     time.Duration
 	stale        bool          // a read that asked for less
 	bound        time.Duration // of a stale read; 0 = none
-	detail       string        // the error of an unknown outcome
+	detail       string        // the error of an unknown outcome, or who served a stale read
 }
 
 // history collects records.
@@ -190,24 +209,29 @@ func cellNames(list []int) string {
 }
 
 func (a answer) describe(q request) string {
-	switch a.outcome {
-	case unknown:
+	switch {
+	case a.outcome == unknown:
 		return "unknown"
-	case refused:
+	case a.outcome == applied:
+		return fmt.Sprintf("unknown, but it was applied at %d", a.version)
+	case a.outcome == refused && !q.look:
 		return fmt.Sprintf("refused by guard %d, the version is %d", a.failed, a.current)
 	}
 	var b strings.Builder
-	if !q.read {
-		fmt.Fprintf(&b, "version %d ", a.version)
+	switch {
+	case a.outcome == refused:
+		fmt.Fprintf(&b, "refused, %s: ", cellNames(q.looked()))
+	case !q.read:
+		fmt.Fprintf(&b, "version %d, before: ", a.version)
 	}
 	for _, c := range a.cells {
-		switch {
-		case !c.found:
+		if !c.found {
 			b.WriteString("[absent] ")
-		case q.read:
+		} else {
 			fmt.Fprintf(&b, "[%s at %d] ", c.value, c.version)
-		default:
-			fmt.Fprintf(&b, "[was at %d, %s %d] ", c.version, c.value, c.number)
+		}
+		if c.number != 0 {
+			fmt.Fprintf(&b, "now %d ", c.number)
 		}
 	}
 	fmt.Fprintf(&b, "last %d", a.last)
@@ -225,8 +249,14 @@ func (q request) txn(shard, group int) *kvpb.Txn {
 			out.Guards = append(out.Guards, &kvpb.Guard{Key: key(g.cell), Kind: kvpb.GuardKind_GUARD_VERSION_EQ, Versions: []uint64{g.version}})
 		}
 	}
+	get := func(cell int) *kvpb.Op { return &kvpb.Op{Kind: kvpb.OpKind_OP_GET, Key: key(cell)} }
 	for _, c := range q.changes {
-		out.Then = append(out.Then, &kvpb.Op{Kind: c.kind, Key: key(c.cell), Value: []byte(c.value), Delta: c.delta})
+		out.Then = append(out.Then, get(c.cell), &kvpb.Op{Kind: c.kind, Key: key(c.cell), Value: []byte(c.value), Delta: c.delta})
+	}
+	if q.look {
+		for _, cell := range q.looked() {
+			out.Otherwise = append(out.Otherwise, get(cell))
+		}
 	}
 	return out
 }
@@ -239,12 +269,15 @@ func answerOf(q request, w kv.Written) answer {
 		a.outcome, a.failed, a.current = refused, int(r.FailedGuard), r.CurrentVersion
 		return a
 	}
-	for i := range q.changes {
-		if i >= len(r.Ops) {
-			break
+	if !r.Succeeded {
+		a.outcome = refused
+	}
+	for i, op := range r.Ops {
+		if r.Succeeded && i%2 == 1 {
+			a.cells[i/2].number = op.Number
+		} else {
+			a.cells = append(a.cells, seen{found: op.Found, version: op.Item.GetVersion(), value: string(op.Item.GetValue())})
 		}
-		op := r.Ops[i]
-		a.cells = append(a.cells, seen{found: op.Found, version: op.PreviousVersion, value: string(op.Item.GetValue()), number: op.Number})
 	}
 	return a
 }

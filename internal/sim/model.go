@@ -46,12 +46,14 @@ func groupModel() porcupine.Model {
 func (g *group) step(q request, a answer) bool {
 	switch {
 	case q.read:
-		return g.read(q, a)
+		return a.last >= g.last && g.match(q.cells, a.cells)
 	case a.outcome == refused:
 		return g.refuse(q, a)
 	case a.outcome == unknown:
 		g.maybe(q)
 		return true
+	case a.outcome == applied:
+		return g.mayHold(q) && (a.version == 0 || a.version > g.last) && g.commit(q, a.version)
 	default:
 		return g.write(q, a)
 	}
@@ -71,34 +73,30 @@ func (g *group) settle(i int, version uint64) bool {
 	return true
 }
 
-func (g *group) read(q request, a answer) bool {
-	if a.last < g.last {
-		return false // the view is older than what was written
+// match holds cells against what an answer says of them.
+func (g *group) match(which []int, told []seen) bool {
+	if len(told) != len(which) {
+		return false
 	}
-	for n, i := range q.cells {
-		if !g.matches(i, a.cells[n]) {
+	for n, i := range which {
+		c, s := g.cells[i], told[n]
+		if s.found != c.exists || s.found && (c.value != s.value || !g.settle(i, s.version)) {
 			return false
 		}
 	}
 	return true
 }
 
-func (g *group) matches(i int, s seen) bool {
-	c := &g.cells[i]
-	if !s.found {
-		return !c.exists
-	}
-	return c.exists && c.value == s.value && g.settle(i, s.version)
-}
-
 func (g *group) refuse(q request, a answer) bool {
-	if a.failed >= len(q.guards) {
-		return false
-	}
-	for _, at := range q.guards[:a.failed] {
-		if !g.mayHold(at) {
+	if q.look {
+		if !g.match(q.looked(), a.cells) {
 			return false
 		}
+		before := *g // every version is known now
+		return !before.mayHold(q)
+	}
+	if a.failed >= len(q.guards) || !g.mayHold(request{guards: q.guards[:a.failed]}) {
+		return false
 	}
 	at := q.guards[a.failed]
 	c := &g.cells[at.cell]
@@ -109,79 +107,67 @@ func (g *group) refuse(q request, a answer) bool {
 	return a.current == 0
 }
 
-// mayHold reports whether a guard can be true, and settles what that tells.
-func (g *group) mayHold(at guard) bool {
-	c := g.cells[at.cell]
-	if at.absent {
-		return !c.exists
+// mayHold reports whether all guards can be true, and settles what that tells.
+func (g *group) mayHold(q request) bool {
+	for _, at := range q.guards {
+		c := g.cells[at.cell]
+		if at.absent == c.exists || !at.absent && !g.settle(at.cell, at.version) {
+			return false
+		}
 	}
-	return c.exists && g.settle(at.cell, at.version)
+	return true
 }
 
 // maybe applies a request of which nothing was heard, where it could apply. Had it
 // no effect, it can as well come after everything else.
 func (g *group) maybe(q request) {
 	before := *g
-	for _, at := range q.guards {
-		if !g.mayHold(at) {
-			*g = before
-			return
-		}
+	if !g.mayHold(q) {
+		*g = before
+		return
 	}
-	for _, c := range q.changes {
-		g.apply(c, 0)
-	}
+	g.commit(q, 0)
 }
 
 func (g *group) write(q request, a answer) bool {
-	if len(a.cells) != len(q.changes) {
-		return false
+	which := make([]int, len(q.changes))
+	for n, c := range q.changes {
+		which[n] = c.cell
 	}
-	for _, at := range q.guards {
-		if !g.mayHold(at) {
-			return false
-		}
+	if !g.mayHold(q) || !g.match(which, a.cells) {
+		return false
 	}
 	wrote := false
 	for n, c := range q.changes { // each of another cell
-		s := a.cells[n]
-		if s.found != g.cells[c.cell].exists || s.found && !g.settle(c.cell, s.version) || !g.told(c, s) {
+		if c.kind == kvpb.OpKind_OP_ADD && a.cells[n].number != number(g.cells[c.cell])+c.delta {
 			return false
 		}
-		wrote = wrote || c.kind != kvpb.OpKind_OP_GET && (c.kind != kvpb.OpKind_OP_DELETE || s.found)
+		wrote = wrote || c.kind != kvpb.OpKind_OP_DELETE || a.cells[n].found
 	}
 	if !wrote {
 		return a.version == 0 && a.last >= g.last
 	}
-	if a.version <= g.last {
-		return false
-	}
+	return a.version > g.last && g.commit(q, a.version)
+}
+
+// commit makes the changes at a version, 0 = not known.
+func (g *group) commit(q request, version uint64) bool {
 	for _, c := range q.changes {
-		g.apply(c, a.version)
+		g.apply(c, version)
 	}
-	g.last = a.version
+	if version == 0 {
+		return true
+	}
+	g.last = version
 	for i := range g.cells {
 		if c := &g.cells[i]; c.exists && c.version == 0 && c.ceiling == 0 {
-			c.ceiling = a.version
+			c.ceiling = version
 		}
 	}
 	return true
 }
 
-// told checks what the answer says beyond the version before.
-func (g *group) told(c change, s seen) bool {
-	now := g.cells[c.cell]
-	switch c.kind {
-	case kvpb.OpKind_OP_ADD:
-		return s.number == number(now)+c.delta
-	case kvpb.OpKind_OP_GET:
-		return !s.found || s.value == now.value
-	default:
-		return true
-	}
-}
-
-// apply makes one change. version 0 is not known.
+// apply makes one change.
 func (g *group) apply(c change, version uint64) {
 	now := &g.cells[c.cell]
 	switch c.kind {
@@ -209,20 +195,4 @@ func number(c cell) int64 {
 		return math.MinInt64 // the counter holds something else: never right
 	}
 	return n
-}
-
-// operations gives the linearizable part of a group's history to the checker.
-func operations(records []record) []porcupine.Operation {
-	var out []porcupine.Operation
-	for _, r := range records {
-		if r.stale {
-			continue
-		}
-		ret := r.ret
-		if r.answer.outcome == unknown {
-			ret = math.MaxInt64
-		}
-		out = append(out, porcupine.Operation{ClientId: r.client, Input: r.request, Output: r.answer, Call: r.call, Return: ret})
-	}
-	return out
 }

@@ -95,12 +95,13 @@ func (n *Node) Start() error {
 	d, quit := n.disk, make(chan struct{})
 	n.mu.Unlock()
 	run, err := server.Open(context.Background(), n.config(), server.World{
-		FS:     d.fs(),
-		Mesh:   n.mesh,
-		Now:    func() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) },
-		Logger: n.c.config.Logger.With("process", n.name),
-		Timing: raftnode.Timing{SnapshotEntries: 512, TrailingEntries: 48},
-		Hooks:  server.Hooks{Raft: n.c.watch.hooks(n.c)},
+		FS:             d.fs(),
+		BeforeLogWrite: d.logWrite,
+		Mesh:           n.mesh,
+		Now:            func() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) },
+		Logger:         n.c.config.Logger.With("process", n.name),
+		Timing:         raftnode.Timing{SnapshotEntries: 512, TrailingEntries: 48},
+		Hooks:          server.Hooks{Raft: n.c.watch.hooks(n.c)},
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", n.name, err)
@@ -120,7 +121,7 @@ func (n *Node) config() server.Config {
 		join = append(join, other.address)
 	}
 	return server.Config{
-		DataDir: "data",
+		DataDir: "/var/data",
 		Name:    n.name,
 		HTTP:    server.Address{Listen: n.name + ":7001"},
 		Peer:    server.Address{Listen: n.address},
@@ -252,7 +253,7 @@ func onlyCut(err error) bool {
 	return errors.Is(err, errDisk) || strings.Contains(err.Error(), errDisk.Error())
 }
 
-// Stall holds the syncs of the Raft log up, or lets them go on.
+// Stall holds the writes of the Raft log up, or lets them go on.
 func (n *Node) Stall(on bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -27,6 +27,7 @@ type Result struct {
 	Schedule   []string      // what happened when
 
 	records []record
+	delays  []delay
 }
 
 // FaultsTotal is how many faults there were.
@@ -201,7 +202,7 @@ func (c *Cluster) result(h *history) *Result {
 	r.Counts = c.watch.counts
 	c.watch.mu.Unlock()
 	c.log.mu.Lock()
-	r.Schedule, r.Faults = c.log.lines, c.log.kinds
+	r.Schedule, r.Faults, r.delays = c.log.lines, c.log.kinds, c.log.delays
 	c.log.mu.Unlock()
 	return r
 }
