@@ -50,7 +50,7 @@ func (f fsm) ApplyBatch(logs []*raft.Log) []any {
 		err = fmt.Errorf("the machine answered %d of %d entries", len(results), len(entries))
 	}
 	if err != nil {
-		f.r.fail(fmt.Errorf("apply: %w", err))
+		f.r.fail(storageFailed, fmt.Errorf("apply: %w", err))
 		return answers
 	}
 	for i := range results {
@@ -58,7 +58,7 @@ func (f fsm) ApplyBatch(logs []*raft.Log) []any {
 	}
 	f.r.appliedEntries(len(entries), bytes, time.Since(start))
 	if broken != nil {
-		f.r.fail(fmt.Errorf("apply: %w", broken))
+		f.r.fail(replicaFailed, fmt.Errorf("apply: %w", broken))
 	}
 	return answers
 }

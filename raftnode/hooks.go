@@ -32,8 +32,9 @@ type Hooks struct {
 	// Stalled: a write to the log has passed its deadline (true), or such a write
 	// has returned after all (false).
 	Stalled func(id kv.ServerID, stalled bool)
-	// Failed: the replica's storage or machine failed, and the replica stops. After
-	// a failed sync nothing that the disk says can be trusted: the node is to end
-	// its process.
-	Failed func(id kv.ServerID, err error)
+	// Failed: the replica stops for good. storage: because a write, sync or flush of
+	// its log or its machine failed, after which nothing that the disk says can be
+	// trusted, so the node is to end its process. Otherwise something of this one
+	// replica is damaged or of a newer release, and the others go on.
+	Failed func(id kv.ServerID, err error, storage bool)
 }

@@ -1,7 +1,6 @@
 package raftnode
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,6 +65,9 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		return nil, fmt.Errorf("raftnode: read the records: %w", err)
 	}
 	h.handle()
+	if err := h.cleanSnapshots(records); err != nil {
+		return nil, fmt.Errorf("raftnode: %w", err)
+	}
 	for _, stored := range records {
 		if stored.Tombstone {
 			continue
@@ -91,6 +93,28 @@ func (h *Host) prepareDir() error {
 		return err
 	}
 	return h.opts.FS.MkdirAll(staging, 0o755)
+}
+
+// cleanSnapshots removes the snapshots of replicas that were destroyed, should a
+// crash have left some.
+func (h *Host) cleanSnapshots(records []StoredRecord) error {
+	dir := h.opts.FS.PathJoin(h.opts.Dir, "snapshots")
+	if err := h.opts.FS.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	left, err := h.opts.FS.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range left {
+		live := slices.ContainsFunc(records, func(r StoredRecord) bool {
+			return !r.Tombstone && h.opts.FS.PathBase(h.filesOf(r.ID).dir) == name
+		})
+		if !live {
+			err = errors.Join(err, h.opts.FS.RemoveAll(h.opts.FS.PathJoin(dir, name)))
+		}
+	}
+	return err
 }
 
 func (h *Host) stagePath(id kv.ServerID) string {
@@ -164,84 +188,6 @@ func (h *Host) newReplica(record Record, machine StateMachine, store LogStore) *
 
 func errHostClosing(node kv.NodeID) *kv.Error {
 	return kv.Errorf(kv.CodeDraining, kv.OutcomeNotApplied, "node %s is shutting down", node)
-}
-
-// Create makes a replica: it writes the record, and starts the replica. It refuses
-// (kv.CodeConflict) if there is or was one of this shard with the same or a higher
-// incarnation, so a server id is never used twice (rule 1). If the process ends in
-// between, Open goes on where it stopped.
-func (h *Host) Create(_ context.Context, record Record) error {
-	if err := record.validate(h.opts.Node); err != nil {
-		return kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "create a replica: %w", err)
-	}
-	h.changes.Lock()
-	defer h.changes.Unlock()
-	if h.ctx.Err() != nil {
-		return errHostClosing(h.opts.Node)
-	}
-	records, err := h.opts.Logs.Records()
-	if err != nil {
-		return fmt.Errorf("create %s: %w", record.ID, err)
-	}
-	for _, stored := range records {
-		if stored.ID.Shard != record.ID.Shard {
-			continue
-		}
-		if stored.ID.Incarnation >= record.ID.Incarnation || !stored.Tombstone {
-			return withShard(record.ID, kv.Errorf(kv.CodeConflict, kv.OutcomeNotApplied,
-				"create %s: this node has or had %s", record.ID, stored.ID))
-		}
-	}
-	if err := h.opts.Logs.PutRecord(StoredRecord{ID: record.ID, Data: record.encode()}); err != nil {
-		return fmt.Errorf("create %s: %w", record.ID, err)
-	}
-	return h.start(record)
-}
-
-// Destroy stops a replica and marks it as destroyed, for good, before anything of
-// it is removed. That the shard's own configuration does not have it any more is
-// for the caller to know (rule 2). What the machine holds is the caller's too. A
-// shard without a replica is none to destroy.
-func (h *Host) Destroy(ctx context.Context, shard kv.ShardID) error {
-	h.changes.Lock()
-	defer h.changes.Unlock()
-	r, ok := h.Replica(shard)
-	if !ok {
-		return nil
-	}
-	if err := r.close(ctx); err != nil {
-		return fmt.Errorf("destroy %s: %w", r.id, err)
-	}
-	if err := h.opts.Logs.Tombstone(shard); err != nil {
-		return fmt.Errorf("destroy %s: %w", r.id, err)
-	}
-	h.mu.Lock()
-	delete(h.replicas, shard)
-	h.mu.Unlock()
-	if err := h.opts.FS.RemoveAll(r.files.dir); err != nil {
-		r.log.Warn("could not remove the snapshots of a destroyed replica", "err", err)
-	}
-	return nil
-}
-
-// Replica gives this node's replica of a shard.
-func (h *Host) Replica(shard kv.ShardID) (*Replica, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	r, ok := h.replicas[shard]
-	return r, ok
-}
-
-// Replicas gives all replicas in order of shard.
-func (h *Host) Replicas() []*Replica {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	all := make([]*Replica, 0, len(h.replicas))
-	for _, r := range h.replicas {
-		all = append(all, r)
-	}
-	slices.SortFunc(all, func(a, b *Replica) int { return cmp.Compare(a.id.Shard, b.id.Shard) })
-	return all
 }
 
 // Close hands leadership over where it can, stops every replica, and waits. The

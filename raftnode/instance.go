@@ -28,6 +28,9 @@ type instance struct {
 		closed  bool
 		futures sync.WaitGroup // counted only while not closed
 	}
+
+	shutdown sync.Once
+	ended    chan error // holds what Raft's shutdown gave
 }
 
 // stepDownRetry is how often a leader that is being stopped is told to step down
@@ -44,7 +47,7 @@ func (r *Replica) startInstance() (*instance, error) {
 	if err := r.bootstrap(); err != nil {
 		return nil, err
 	}
-	inst := &instance{id: r.id, inbox: newInbox(r.id)}
+	inst := &instance{id: r.id, inbox: newInbox(r.id), ended: make(chan error, 1)}
 	inst.transport = &transport{
 		id:     r.id,
 		mesh:   r.host.opts.Mesh,
@@ -196,7 +199,7 @@ func (i *instance) timeoutNow() {
 // stop ends the run and returns when everything of it has ended, in this order
 // (R4): no more is handed to Raft; it steps down, which answers what is in flight;
 // then it is shut down. The error is ctx's: a disk that hangs holds Raft, and the
-// machine, for as long.
+// machine, for as long. It may be called again then.
 func (i *instance) stop(ctx context.Context) error {
 	i.gate.Lock()
 	i.gate.closed = true
@@ -216,12 +219,13 @@ func (i *instance) stop(ctx context.Context) error {
 			return fmt.Errorf("replica %s: Raft does not answer what is in flight: %w", i.id, ctx.Err())
 		}
 	}
-	close(i.transport.stop)
-	ended := make(chan error, 1)
-	future := i.raft.Shutdown()
-	go func() { ended <- future.Error() }()
+	i.shutdown.Do(func() {
+		close(i.transport.stop)
+		future := i.raft.Shutdown()
+		go func() { i.ended <- future.Error() }()
+	})
 	select {
-	case err := <-ended:
+	case err := <-i.ended:
 		i.inbox.close()
 		return err
 	case <-ctx.Done():

@@ -52,7 +52,7 @@ func newLogStore(r *Replica, inner LogStore) *logStore {
 				r.stalled(false)
 			}
 		},
-		OnError: func(err error) { r.fail(fmt.Errorf("write to the Raft log: %w", err)) },
+		OnError: func(err error) { r.fail(storageFailed, fmt.Errorf("write to the Raft log: %w", err)) },
 		OnWrite: func(w raftlog.Write) {
 			if hooks.Synced != nil && w.Op == raftlog.OpStoreLogs && w.Err == nil {
 				hooks.Synced(r.id, w.Entries, int(w.Bytes), w.Took)
@@ -70,7 +70,7 @@ func (s *logStore) GetLog(index uint64, out *raft.Log) error {
 	if err == nil || errors.Is(err, raft.ErrLogNotFound) || !s.lenient.Load() {
 		return err
 	}
-	s.r.fail(fmt.Errorf("read Raft log entry %d: %w", index, err))
+	s.r.fail(replicaFailed, fmt.Errorf("read Raft log entry %d: %w", index, err))
 	*out = raft.Log{Index: index, Type: raft.LogNoop}
 	return nil
 }

@@ -2,7 +2,9 @@ package raftnode
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -176,6 +178,54 @@ func TestRecords(t *testing.T) {
 			t.Fatalf("%d replicas came back from a tombstone", n)
 		}
 		want(c.nodes[1].host.Create(ctx, record(2)), kv.CodeConflict)
+	})
+}
+
+// What fails half way can be repeated.
+func TestCreateAndDestroyCanBeRepeated(t *testing.T) {
+	var broken atomic.Bool
+	bubbleWith(t, 1, Durable, func(o *Options) {
+		machine := o.Machine
+		o.Machine = func(r Record) (StateMachine, error) {
+			if broken.Load() {
+				return nil, errors.New("no space")
+			}
+			return machine(r)
+		}
+	}, func(c *testCluster) {
+		h := c.nodes[1].host
+		id := kv.ServerID{Node: 1, Shard: 9, Incarnation: 1}
+		r := Record{ID: id, Kind: Durable, Log: SharedLog, Members: []kv.Member{{ID: id, Voter: true}}}
+		ctx, cancel := within(20 * time.Second)
+		defer cancel()
+		broken.Store(true)
+		if err := h.Create(ctx, r); err == nil {
+			t.Fatal("created without a machine")
+		}
+		broken.Store(false)
+		if err := h.Create(ctx, r); err != nil {
+			t.Fatal(err)
+		}
+		nine := c.replicaOf(1, 9)
+		c.until("leads", 10*time.Second, func() bool { return nine.Status().LeaderReady })
+		c.mustPut(nine, "a", "b")
+		// The disk hangs, and the replica cannot be stopped in time.
+		release := c.nodes[1].logs.store(id).hang()
+		stuck := make(chan error, 1)
+		go func() { stuck <- put(nine, "c", "d", time.Minute) }()
+		pause(10 * time.Millisecond)
+		short, cancelShort := within(time.Second)
+		defer cancelShort()
+		if err := h.Destroy(short, 9); err == nil {
+			t.Fatal("destroyed while a write hangs")
+		}
+		release()
+		if err := h.Destroy(ctx, 9); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-stuck; kv.OutcomeOf(err) == kv.OutcomeNotApplied {
+			t.Fatalf("a write that was logged: %v", err)
+		}
 	})
 }
 

@@ -250,7 +250,11 @@ func TestCloseAnswersWaiters(t *testing.T) {
 func TestMachineFailureStopsTheReplica(t *testing.T) {
 	var failed atomic.Int32
 	bubbleWith(t, 3, Durable, func(o *Options) {
-		o.Hooks.Failed = func(kv.ServerID, error) { failed.Add(1) }
+		o.Hooks.Failed = func(_ kv.ServerID, _ error, storage bool) {
+			if storage {
+				failed.Add(1)
+			}
+		}
 	}, func(c *testCluster) {
 		l := c.leader()
 		m := machineOf(l)

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/raftnode/peer"
 )
@@ -312,8 +314,31 @@ func (q *reader) askLeader(round *readRound, leader kv.ServerID) {
 		in := wireReader{rest: resp}
 		in.format()
 		answer := readAnswer{index: in.uvarint(), term: in.uvarint()}
+		if !in.failed {
+			q.r.hearCommit(leader, answer)
+		}
 		q.end(round, answer, in.done("read index"))
 	})
+}
+
+// hearCommit tells Raft what the leader would tell it with its next message: that
+// index is committed. Without it, a read of a quiet shard would wait for that
+// message. It is what the leader could have sent: it is ready, so the entry at its
+// commit index is one of its own term (R6). Raft checks that its log has that
+// entry.
+func (r *Replica) hearCommit(leader kv.ServerID, a readAnswer) {
+	inst := r.inst.Load()
+	if inst == nil || r.machine.Applied().Index >= a.index || inst.raft.LastIndex() < a.index || r.mute.Load() > 0 {
+		return
+	}
+	m := &raft.AppendEntriesRequest{
+		RPCHeader:         headerOf(envelope{from: leader}),
+		Term:              a.term,
+		PrevLogEntry:      a.index,
+		PrevLogTerm:       a.term,
+		LeaderCommitIndex: a.index,
+	}
+	_ = inst.inbox.deliver(m, 0, func(any, error) {}) // the leader's own message follows
 }
 
 // handleReadIndex serves a follower's askLeader. It does not block.

@@ -257,6 +257,34 @@ func TestReadsShareRounds(t *testing.T) {
 	})
 }
 
+// A follower learns of the commit with its read, not with the next heartbeat.
+func TestFollowerReadOfAQuietShardIsFast(t *testing.T) {
+	bubble(t, 3, func(c *testCluster) {
+		l := c.leader()
+		for i := range 10 {
+			pause(3 * time.Second)
+			c.mustPut(l, "k", fmt.Sprint(i))
+			for id := range c.nodes {
+				start := time.Now()
+				ctx, cancel := within(time.Second)
+				if err := c.replica(id).ReadIndex(ctx); err != nil {
+					t.Fatal(err)
+				}
+				cancel()
+				if got := machineOf(c.replica(id)).get("k"); got != fmt.Sprint(i) {
+					t.Fatalf("node %s read %q after %d", id, got, i)
+				}
+				if took := time.Since(start); took > 10*time.Millisecond {
+					t.Fatalf("node %s: a read took %s", id, took)
+				}
+			}
+		}
+		if got := c.leader(); got != l {
+			t.Fatal("leadership moved")
+		}
+	})
+}
+
 func TestReadWithoutAMajorityFails(t *testing.T) {
 	bubble(t, 3, func(c *testCluster) {
 		l := c.leader()

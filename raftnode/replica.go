@@ -54,6 +54,7 @@ type keeper struct {
 	ended    chan struct{}  // closed when the replica has
 	observed chan raft.Observation
 	jobs     chan func() // run between two other things that the keeper does
+	leaving  *instance   // did not stop in time; of the keeper, and after it of close
 }
 
 // state is what others look at.
@@ -69,6 +70,7 @@ type state struct {
 
 	mu      sync.Mutex
 	closing bool
+	closed  bool // entirely
 	stage   *stage
 	lead    leadership // as last told to the hooks
 	hurried time.Time  // when it last stood for election ahead of the timeout
@@ -127,7 +129,7 @@ func (r *Replica) runInstance() {
 	}
 	inst, err := r.startInstance()
 	if err != nil {
-		r.fail(err)
+		r.fail(replicaFailed, err)
 		return
 	}
 	r.inst.Store(inst)
@@ -143,12 +145,18 @@ func (r *Replica) stopInstance(within time.Duration) error {
 }
 
 func (r *Replica) stopInstanceBy(ctx context.Context) error {
-	inst := r.inst.Swap(nil)
-	if inst == nil {
+	if inst := r.inst.Swap(nil); inst != nil {
+		r.leaving = inst
+		r.noticeLeadership()
+	}
+	if r.leaving == nil {
 		return nil
 	}
-	r.noticeLeadership()
-	return inst.stop(ctx)
+	if err := r.leaving.stop(ctx); err != nil {
+		return err
+	}
+	r.leaving = nil
+	return nil
 }
 
 // restart stops Raft and starts it again, for what the library does not get out
@@ -157,16 +165,27 @@ func (r *Replica) restart(why string) {
 	r.tell(func() {
 		r.log.Warn("restarting this replica's Raft", "why", why)
 		if err := r.stopInstance(installStop); err != nil {
-			r.fail(err)
+			r.fail(replicaFailed, err)
 			return
 		}
 		r.runInstance()
 	})
 }
 
+// failed says what a failure means for the node.
+type failed bool
+
+const (
+	// replicaFailed: something of this replica does not fit together.
+	replicaFailed failed = false
+	// storageFailed: a write or sync did not work, so the disk may hold other things
+	// than what was written before.
+	storageFailed failed = true
+)
+
 // fail stops the replica for good (R12): it is mute from here on, and the keeper
 // ends Raft. Only the first failure counts.
-func (r *Replica) fail(err error) {
+func (r *Replica) fail(what failed, err error) {
 	r.mute.Add(1)
 	if !r.failure.CompareAndSwap(nil, &err) {
 		return
@@ -174,7 +193,7 @@ func (r *Replica) fail(err error) {
 	r.log.Error("replica has failed and stops", "err", err)
 	r.tell(func() {}) // if the keeper has too much to do, it comes round anyway
 	if hook := r.host.opts.Hooks.Failed; hook != nil {
-		hook(r.id, err)
+		hook(r.id, err, bool(what))
 	}
 	r.wake()
 }
@@ -353,7 +372,7 @@ func (r *Replica) members() []kv.Member {
 	}
 	members, err := membersOf(raft.Configuration{Servers: servers})
 	if err != nil {
-		r.fail(fmt.Errorf("configuration: %w", err))
+		r.fail(replicaFailed, fmt.Errorf("configuration: %w", err))
 		return nil
 	}
 	r.config.Store(&configView{of: &servers[0], count: len(servers), members: members})
@@ -396,14 +415,22 @@ func (r *Replica) Status() kv.ReplicaStatus {
 	return s
 }
 
-// close ends the replica and waits for everything of it, as far as ctx allows.
+// close ends the replica and waits for everything of it, as far as ctx allows. If
+// that was not far enough it gives an error, and may be called again.
 func (r *Replica) close(ctx context.Context) error {
 	r.mu.Lock()
+	again := r.closed
 	r.closing = true
 	r.mu.Unlock()
+	if again {
+		return nil
+	}
 	r.cancel(errors.New("the replica is closing"))
-	defer close(r.ended)
-	<-r.kept
+	select {
+	case <-r.kept:
+	case <-ctx.Done():
+		return fmt.Errorf("replica %s is busy: %w", r.id, ctx.Err())
+	}
 	err := r.stopInstanceBy(ctx)
 	r.proposer.queue.failAll(r.errStopped())
 	r.reader.stop()
@@ -411,5 +438,9 @@ func (r *Replica) close(ctx context.Context) error {
 		return err // its goroutines may still use the log
 	}
 	r.wg.Wait()
+	close(r.ended)
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	return r.store.close()
 }

@@ -207,7 +207,7 @@ func (p *persisted) Persist(raft.SnapshotSink) error {
 	}
 	if err != nil {
 		err = fmt.Errorf("flush the state: %w", err)
-		p.s.r.fail(err)
+		p.s.r.fail(storageFailed, err)
 		return err
 	}
 	p.s.flushedTo(p.applied)

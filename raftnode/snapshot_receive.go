@@ -227,7 +227,7 @@ func (r *Replica) install(index, term uint64, content io.Reader) error {
 		return nil
 	}
 	if err := r.stopInstance(installStop); err != nil {
-		r.fail(err)
+		r.fail(replicaFailed, err)
 		return err
 	}
 	// Applies that were on their way have ended with Raft.
@@ -249,12 +249,12 @@ func (r *Replica) restore(index, term uint64, content io.Reader) error {
 	if applied.Index != index || applied.Term != term {
 		err := kv.Errorf(kv.CodeCorrupt, kv.OutcomeUnknown, "replica %s: the state is at %d of term %d, but %d of term %d was announced",
 			r.id, applied.Index, applied.Term, index, term)
-		r.fail(err)
+		r.fail(replicaFailed, err)
 		return err
 	}
 	if r.record.Kind == InMemory {
 		if err := r.keepImage(); err != nil {
-			r.fail(err)
+			r.fail(storageFailed, err)
 			return err
 		}
 	}

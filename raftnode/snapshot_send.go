@@ -1,7 +1,6 @@
 package raftnode
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"hash"
@@ -92,11 +91,12 @@ func (s *sending) pace(n int) error {
 	if limiter == nil {
 		return nil
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	unhook := context.AfterFunc(s.r.ctx, cancel)
-	defer unhook()
-	return limiter.WaitN(ctx, min(n, limiter.Burst()))
+	select {
+	case <-time.After(limiter.ReserveN(time.Now(), min(n, limiter.Burst())).Delay()):
+		return nil
+	case <-s.t.stop:
+		return raft.ErrTransportShutdown
+	}
 }
 
 // deliver sends the current chunk until the receiver has it. After the last one
