@@ -44,7 +44,7 @@ func hooksOf(m *metrics.Metrics) Hooks {
 			SnapshotSent:     m.SnapshotSent,
 			SnapshotReceived: m.SnapshotReceived,
 			Stalled:          m.LogStalled,
-			Failed:           m.ReplicaFailed,
+			Failed:           func(id kv.ServerID, err error, _ bool) { m.ReplicaFailed(id, err) },
 		},
 		Peer:      peerHooksOf(m),
 		Placement: placementHooksOf(m),

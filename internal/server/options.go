@@ -28,11 +28,13 @@ type Hooks struct {
 func (n *Node) hostOptions() raftnode.Options {
 	hooks := n.world.Hooks.Raft
 	failed := hooks.Failed
-	hooks.Failed = func(id kv.ServerID, err error) {
+	hooks.Failed = func(id kv.ServerID, err error, storage bool) {
 		if failed != nil {
-			failed(id, err)
+			failed(id, err, storage)
 		}
-		n.die(fmt.Errorf("replica %s: %w", id, err))
+		if storage { // otherwise the node's other replicas go on
+			n.die(fmt.Errorf("replica %s: %w", id, err))
+		}
 	}
 	c, t := n.config.Timing, n.world.Timing
 	t.Heartbeat, t.Election, t.Commit, t.WriteDeadline = c.Heartbeat, c.Election, c.Commit, c.WriteStall
