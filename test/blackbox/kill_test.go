@@ -27,7 +27,7 @@ const gapMax = 10 * time.Second
 func TestKills(t *testing.T) {
 	random, seed := seeded(t)
 	c := proc.Start(t, binary(t), proc.Shape{})
-	k := startCampaign(t, c, 10, seed)
+	k := startCampaign(t, c, 10, limit, seed)
 	var led, others []time.Duration
 	for round := range scaled(t, 8) {
 		k.goOn(t, 300)
@@ -121,8 +121,8 @@ func reportGaps(t testing.TB, what string, gaps []time.Duration) {
 func TestKillsWhileOneIsDown(t *testing.T) {
 	random, seed := seeded(t)
 	c := proc.Start(t, binary(t), proc.Shape{})
-	// More clients than the stopped shards can hold up.
-	k := startCampaign(t, c, 30, seed)
+	// Shards that have stopped shall not hold up all clients for long.
+	k := startCampaign(t, c, 30, hurry, seed)
 	for range scaled(t, 12) {
 		k.goOn(t, 300)
 		i := 1 + random.IntN(c.Size)
@@ -149,7 +149,7 @@ func TestKillsWhileOneIsDown(t *testing.T) {
 func TestRestartOfAll(t *testing.T) {
 	_, seed := seeded(t)
 	c := proc.Start(t, binary(t), proc.Shape{})
-	k := startCampaign(t, c, 10, seed)
+	k := startCampaign(t, c, 10, limit, seed)
 	for round := range scaled(t, 4) {
 		k.goOn(t, 500)
 		if round%2 == 0 {

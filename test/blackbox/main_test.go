@@ -63,11 +63,11 @@ type campaign struct {
 	history *history.Recorder
 }
 
-func startCampaign(t testing.TB, c *proc.Cluster, clients int, seed uint64) *campaign {
+func startCampaign(t testing.TB, c *proc.Cluster, clients int, timeout time.Duration, seed uint64) *campaign {
 	t.Helper()
 	h := history.NewRecorder()
 	return &campaign{Load: load.Start(t, load.Options{
-		Endpoints: c.Endpoints(), Clients: clients, Rate: 1200, Timeout: limit, Seed: seed,
+		Endpoints: c.Endpoints(), Clients: clients, Rate: 1200, Timeout: timeout, Seed: seed,
 	}, h), history: h}
 }
 

@@ -78,6 +78,7 @@ func TestTwoOfThreeDown(t *testing.T) {
 	}
 	c.WaitReady(t)
 	testAllBack(t, c, &layout)
+	testProposed(t, c, first)
 }
 
 // testStopped holds a shard without majority to its word at each running node.
@@ -135,6 +136,22 @@ func testWorking(t *testing.T, c *proc.Cluster, s *client.Shard) {
 				t.Errorf("GET at node %d: %d %s", k, a.Status, a.Body)
 			}
 		}
+	}
+}
+
+// testProposed checks that a write whose outcome was not known has one now, the same
+// at every node.
+func testProposed(t *testing.T, c *proc.Cluster, s *client.Shard) {
+	seen := map[string]bool{}
+	for i := 1; i <= c.Size; i++ {
+		a := proc.MustDo(t, http.MethodGet, c.Endpoint(i)+"/v1/kv/"+proc.KeyIn(s, "proposed"), "", limit)
+		if a.Status != http.StatusNotFound && (a.Status != http.StatusOK || a.Body != "maybe") {
+			t.Errorf("node %d: %d %s", i, a.Status, a.Body)
+		}
+		seen[fmt.Sprint(a.Status, a.Header.Get("Etag"))] = true
+	}
+	if len(seen) != 1 {
+		t.Errorf("the nodes do not agree on it: %v", seen)
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 func TestPausedLeader(t *testing.T) {
 	random, seed := seeded(t)
 	c := proc.Start(t, binary(t), proc.Shape{})
-	k := startCampaign(t, c, 10, seed)
+	k := startCampaign(t, c, 10, limit, seed)
 	var gaps []time.Duration
 	for round := range scaled(t, 4) {
 		k.goOn(t, 300)
