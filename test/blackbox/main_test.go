@@ -98,5 +98,5 @@ func (k *campaign) judge(t testing.TB, c *proc.Cluster) {
 		t.Error(err)
 	}
 	refused, unreachable := k.Refused()
-	t.Logf("%s; %d refused by nodes for the time being, %d met no node", report, refused, unreachable)
+	t.Logf("%s; %d refused by nodes for the time being, %d had no answer", report, refused, unreachable)
 }

@@ -53,7 +53,7 @@ func TestCompose(t *testing.T) {
 		t.Error(err)
 	}
 	refused, unreachable := l.Refused()
-	t.Logf("%s; %d refused by nodes for the time being, %d met no node", report, refused, unreachable)
+	t.Logf("%s; %d refused by nodes for the time being, %d had no answer", report, refused, unreachable)
 }
 
 // testConfinement looks at what the engine was told and at what holds inside.

@@ -53,7 +53,7 @@ type Load struct {
 	mu          sync.Mutex
 	failures    []error // what no client should ever be told
 	refused     int     // a node said: not now, and nothing was done
-	unreachable int     // no node could be asked
+	unreachable int     // no node could be asked, or none answered a read
 }
 
 // pauseAfterRefusal keeps a client whose one node is down from using up the rate.
@@ -97,7 +97,7 @@ func (l *Load) Stop() {
 func (l *Load) Sent() int64 { return l.sent.Load() }
 
 // Refused gives how many operations nodes refused for the time being, and how many
-// met no node at all.
+// had no answer at all.
 func (l *Load) Refused() (refused, unreachable int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
