@@ -88,10 +88,11 @@ func systems(o options) []system {
 	all := []system{
 		quorate(o.quorate, 1),
 		quorate(o.quorate, 16),
-		etcd("etcd 3.7", o.etcdNew),
+		etcd("etcd 3.7", o.etcdNew, false),
+		etcd("etcd 3.7, shared connection", o.etcdNew, true),
 	}
 	if path, err := exec.LookPath(o.etcdOld); err == nil {
-		all = append(all, etcd("etcd 3.4", path))
+		all = append(all, etcd("etcd 3.4", path, false))
 	} else {
 		fmt.Fprintln(os.Stderr, "no etcd 3.4 here, left out:", err)
 	}

@@ -31,9 +31,15 @@ type system struct {
 	start func(ctx context.Context, dir string) (*running, error)
 }
 
+// benchDriver is a driver with an end.
+type benchDriver interface {
+	bench.Driver
+	Close() error
+}
+
 // running is a system's three processes and a way in.
 type running struct {
-	driver bench.Driver
+	driver benchDriver
 	pids   []int
 	stop   func() error
 }
@@ -100,8 +106,8 @@ func startQuorate(ctx context.Context, c *localcluster.Cluster, shards int) erro
 	})
 }
 
-// etcd gives etcd from a binary.
-func etcd(name, binary string) system {
+// etcd gives etcd from a binary, whose clients share a connection or not.
+func etcd(name, binary string, share bool) system {
 	return system{name, func(ctx context.Context, dir string) (*running, error) {
 		base, err := freePorts(2 * nodes)
 		if err != nil {
@@ -138,7 +144,7 @@ func etcd(name, binary string) system {
 		if err != nil {
 			return nil, fmt.Errorf("%w (stopping: %v)", err, stop())
 		}
-		d, err := newEtcdDriver(leader)
+		d, err := newEtcdDriver(leader, share)
 		if err != nil {
 			return nil, fmt.Errorf("%w (stopping: %v)", err, stop())
 		}

