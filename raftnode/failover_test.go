@@ -31,6 +31,27 @@ func TestFailoverKeepsAcknowledgedWrites(t *testing.T) {
 	})
 }
 
+// A node that was away for long learns at once what it has missed, although the
+// library would not ask it for ten seconds.
+func TestReturnAfterALongAbsence(t *testing.T) {
+	bubble(t, 3, func(c *testCluster) {
+		l := c.leader()
+		c.mustPut(l, "before", "v")
+		for id := range c.nodes {
+			if id == l.id.Node {
+				continue
+			}
+			c.down(id)
+			c.mustPut(l, fmt.Sprint("while", id, "away"), "v")
+			pause(2 * time.Minute)
+			c.up(id)
+			c.until("the node that is back has what it missed", 2*time.Second, func() bool {
+				return machineOf(c.replica(id)).get(fmt.Sprint("while", id, "away")) == "v"
+			})
+		}
+	})
+}
+
 func TestRestartOfEverything(t *testing.T) {
 	for _, kind := range []Kind{Durable, InMemory} {
 		t.Run(kind.String(), func(t *testing.T) {

@@ -90,18 +90,51 @@ func (t *transport) appendTimeout(m *raft.AppendEntriesRequest, bytes int) time.
 	return t.timing.Append + time.Duration(bytes)*time.Second/(16<<20)
 }
 
-// AppendEntries asks and waits.
+// AppendEntries asks and waits. For a follower that does not answer it keeps
+// trying by itself: the library counts failures, and after ten of them lets ten
+// seconds pass before each attempt, in which a node that is back would learn nothing
+// new, neither entries nor what is committed.
 func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, m *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	e, err := t.envelope(id)
 	if err != nil {
 		return err
 	}
 	req := encodeAppend(e, m)
-	data, err := t.call(peer.MethodAppendEntries, e.to, req, t.appendTimeout(m, len(req)))
-	if err != nil {
-		return err
+	began := time.Now()
+	for wait := appendRetryFirst; ; wait = min(2*wait, t.timing.Heartbeat/4) {
+		data, err := t.call(peer.MethodAppendEntries, e.to, req, t.appendTimeout(m, len(req)))
+		if err == nil {
+			return decodeAppendResponse(data, resp)
+		}
+		if isHeartbeat(m) || time.Since(began) > appendRetryMax || !t.pause(wait) || !t.leads(m.Term) {
+			return err
+		}
 	}
-	return decodeAppendResponse(data, resp)
+}
+
+const (
+	appendRetryFirst = 10 * time.Millisecond
+	// appendRetryMax ends the attempts for a follower that was removed from the shard
+	// while it was silent.
+	appendRetryMax = 5 * time.Minute
+)
+
+// pause reports false if the instance stops meanwhile.
+func (t *transport) pause(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-t.stop:
+		return false
+	}
+}
+
+// leads reports whether the instance still leads in a term, and may say so.
+func (t *transport) leads(term uint64) bool {
+	inst, now, ok := t.r.leading()
+	return ok && inst.transport == t && now == term && t.mute.Load() == 0
 }
 
 // RequestVote asks and waits.
