@@ -34,7 +34,7 @@ type Cluster struct {
 	admin   *client.Client
 
 	mu      sync.Mutex
-	stopped map[int]bool // stopped by SIGSTOP
+	stopped map[int]int // node → its process that SIGSTOP has stopped
 }
 
 // Describe prepares a cluster and starts nothing. When the test ends, all its
@@ -59,7 +59,7 @@ func Describe(t testing.TB, binary string, s Shape) *Cluster {
 			Binary: binary, Nodes: s.Nodes, HTTPPort: first, PeerPort: first + s.Nodes, DataDir: s.DataDir,
 			Shards: s.Shards, ReplicationFactor: s.ReplicationFactor, ExtraArgs: s.Args,
 		}),
-		Size: s.Nodes, DataDir: s.DataDir, stopped: map[int]bool{},
+		Size: s.Nodes, DataDir: s.DataDir, stopped: map[int]int{},
 	}
 	c.admin = c.Client(t, client.Config{})
 	t.Cleanup(func() { c.end(t) })
@@ -118,7 +118,7 @@ func (c *Cluster) RunningNodes() []int {
 	defer c.mu.Unlock()
 	var nodes []int
 	for i := 1; i <= c.Size; i++ {
-		if c.Running(i) && !c.stopped[i] {
+		if c.Running(i) && c.stopped[i] != c.PID(i) {
 			nodes = append(nodes, i)
 		}
 	}
@@ -126,12 +126,12 @@ func (c *Cluster) RunningNodes() []int {
 }
 
 // Pause stops node i as SIGSTOP does; Resume lets it go on.
-func (c *Cluster) Pause(t testing.TB, i int) { c.freeze(t, i, syscall.SIGSTOP, true) }
+func (c *Cluster) Pause(t testing.TB, i int) { c.freeze(t, i, syscall.SIGSTOP, c.PID(i)) }
 
 // Resume ends a Pause.
-func (c *Cluster) Resume(t testing.TB, i int) { c.freeze(t, i, syscall.SIGCONT, false) }
+func (c *Cluster) Resume(t testing.TB, i int) { c.freeze(t, i, syscall.SIGCONT, 0) }
 
-func (c *Cluster) freeze(t testing.TB, i int, sig syscall.Signal, stopped bool) {
+func (c *Cluster) freeze(t testing.TB, i int, sig syscall.Signal, stopped int) {
 	t.Helper()
 	if err := c.Signal(i, sig); err != nil {
 		t.Fatal(err)
