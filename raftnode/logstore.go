@@ -76,10 +76,10 @@ func (s *logStore) GetLog(index uint64, out *raft.Log) error {
 }
 
 // SetUint64 stores the term, or the term of a vote. The library panics if it
-// cannot store its term.
+// cannot store its term, also when it starts.
 func (s *logStore) SetUint64(key []byte, value uint64) error {
 	err := s.Guarded.SetUint64(key, value)
-	if err != nil && s.lenient.Load() && bytes.Equal(key, keyCurrentTerm) {
+	if err != nil && bytes.Equal(key, keyCurrentTerm) {
 		return nil
 	}
 	return err
