@@ -7,6 +7,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/kv/planted"
 )
 
 // raftErrors is the one table from the library's errors to ours. What is not in
@@ -45,6 +46,9 @@ var raftErrors = []struct {
 // an entry that was refused by a Raft that is shut down has index zero and was
 // certainly not logged.
 func raftError(id kv.ServerID, err error, index uint64) *kv.Error {
+	if planted.On(planted.LostAsNotApplied) && errors.Is(err, raft.ErrLeadershipLost) {
+		err = raft.ErrNotLeader
+	}
 	if errors.Is(err, raft.ErrRaftShutdown) && index == 0 {
 		return withShard(id, kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied, "replica %s is stopping: %w", id, err))
 	}

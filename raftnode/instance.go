@@ -57,7 +57,7 @@ func (r *Replica) startInstance() (*instance, error) {
 		stop:   make(chan struct{}),
 		mute:   &r.mute,
 	}
-	started, err := raft.NewRaft(r.raftConfig(), fsm{r}, r.store, r.store, r.snaps, inst.transport)
+	started, err := raft.NewRaft(r.raftConfig(), fsm{r}, r.store, r.store, r.snaps, plantedTransport(inst.transport))
 	if err != nil {
 		inst.inbox.close()
 		return nil, fmt.Errorf("replica %s: start Raft: %w", r.id, err)

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/kv/planted"
 )
 
 const (
@@ -197,10 +198,11 @@ type persisted struct {
 // is written to a file.
 func (p *persisted) Persist(raft.SnapshotSink) error {
 	var err error
-	if p.image == nil {
-		err = p.s.r.machine.Flush()
-	} else {
+	switch {
+	case p.image != nil:
 		err = p.s.r.files.write(p.image)
+	case !planted.On(planted.CutBeforeFlush):
+		err = p.s.r.machine.Flush()
 	}
 	if hook := p.s.r.host.opts.Hooks.SnapshotTaken; hook != nil {
 		hook(p.s.r.id, time.Since(p.start), err)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/kv/planted"
 	"github.com/quorate-db/quorate/raftnode/peer"
 )
 
@@ -14,6 +15,9 @@ import (
 // heartbeats do not depend on the disk, so otherwise the others would follow a
 // leader that can store nothing, for ever.
 func (r *Replica) stalled(begin bool) {
+	if planted.On(planted.StallIgnored) {
+		return
+	}
 	if hook := r.host.opts.Hooks.Stalled; hook != nil {
 		hook(r.id, begin)
 	}

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/kv/planted"
 )
 
 const (
@@ -29,6 +30,9 @@ type versions struct {
 // rejected or lost. Versions that were given already stay given.
 func (v *versions) learn(term uint64, applied kv.Applied) {
 	v.last = max(v.last, applied.LastVersion)
+	if planted.On(planted.VersionsByClock) && term != v.term {
+		v.last = 0
+	}
 	v.term, v.ceiling = term, applied.Ceiling
 }
 

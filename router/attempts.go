@@ -8,6 +8,7 @@ import (
 
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/kv/planted"
 )
 
 // quickMax is how many attempts of a request may follow their predecessor at
@@ -56,6 +57,9 @@ func (a *attempts) choose(d *kvpb.ShardDescriptor, shard kv.ShardID) kv.NodeID {
 		return a.hint
 	}
 	local, known := a.r.local.Leader(shard)
+	if planted.On(planted.LocalReads) && a.op == OpRead && a.tries == 0 && known {
+		return a.r.self
+	}
 	if known && local == a.r.self {
 		return local
 	}
@@ -162,7 +166,7 @@ func (a *attempts) note(cause error) *kv.Error {
 	switch {
 	case a.op == OpRead:
 		a.doubt = silent
-	case !certain(e):
+	case !certain(e) && !planted.On(planted.UnknownAsNotApplied):
 		a.doubt = true
 	}
 	if e.Code == kv.CodeNotLeader {

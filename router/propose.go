@@ -7,6 +7,7 @@ import (
 
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/kv/planted"
 )
 
 // proposeOnce makes one attempt to have a command applied by the leader of d. An
@@ -67,6 +68,9 @@ func (r *Router) apply(ctx context.Context, a *attempts, c *command, locate loca
 		if err != nil {
 			if err = a.again(ctx, err); err != nil {
 				return nil, kv.Served{}, err
+			}
+			if planted.On(planted.NewIDPerAttempt) && c.minted {
+				c.renew(r)
 			}
 			continue
 		}

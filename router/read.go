@@ -8,6 +8,7 @@ import (
 
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/kv/planted"
 	"github.com/quorate-db/quorate/router/routerpb"
 )
 
@@ -85,6 +86,9 @@ func (r *Router) readAtLeader(ctx context.Context, a *attempts, d *kvpb.ShardDes
 
 // readHere reads from this node's replica after a read index.
 func (r *Router) readHere(ctx context.Context, shard kv.ShardID, req *kvpb.ReadRequest) (*kvpb.ReadResponse, error) {
+	if planted.On(planted.LocalReads) {
+		return r.local.Read(shard, req)
+	}
 	if err := r.local.ReadIndex(ctx, shard); err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/kv/planted"
 	"github.com/quorate-db/quorate/store/engine"
 )
 
@@ -74,6 +75,11 @@ func writeImage(f *frameWriter, it engine.Iterator, st *state) error {
 	if err := f.write([]byte(imageMagic)); err != nil {
 		return err
 	}
+	if planted.On(planted.ImageWithoutRequests) {
+		without := *st
+		without.counters.requests = 0
+		st = &without
+	}
 	if err := f.frame(frameHeader, appendState(nil, st, false)); err != nil {
 		return err
 	}
@@ -88,6 +94,9 @@ func writeImage(f *frameWriter, it engine.Iterator, st *state) error {
 		return err
 	}
 	err := walk(it, st.placement, func(local, value []byte) error {
+		if plantedOmission(local, value) {
+			return nil
+		}
 		records++
 		block = binary.AppendUvarint(block, uint64(len(local)))
 		block = append(block, local...)
@@ -109,6 +118,19 @@ func writeImage(f *frameWriter, it engine.Iterator, st *state) error {
 		return err
 	}
 	return f.w.Flush()
+}
+
+// plantedOmission chooses what a planted fault leaves out of images.
+func plantedOmission(local, value []byte) bool {
+	switch {
+	case planted.On(planted.ImageWithoutRequests):
+		return local[0] == tableByIssued || local[0] == tableRequests
+	case planted.On(planted.ImageWithoutTombstones) && local[0] == tableData:
+		rec, err := decodeRecord(value[checksumBytes:])
+		return err == nil && rec.tombstone
+	default:
+		return false
+	}
 }
 
 func (im *image) Close() error {

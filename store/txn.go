@@ -8,6 +8,7 @@ import (
 
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/kv/planted"
 )
 
 // rangeDeletesMax bounds the keys that all range deletes of a command remove.
@@ -99,7 +100,7 @@ func (a *applier) holds(g *kvpb.Guard, t *touched) (bool, error) {
 	case kvpb.GuardKind_GUARD_ABSENT:
 		return !t.now.exists(), nil
 	case kvpb.GuardKind_GUARD_VERSION_EQ:
-		return t.now.exists() && containsVersion(g.Versions, t.now.version), nil
+		return t.now.exists() && (containsVersion(g.Versions, t.now.version) || planted.On(planted.ForgottenCondition)), nil
 	case kvpb.GuardKind_GUARD_VERSION_NE:
 		return !t.now.exists() || !containsVersion(g.Versions, t.now.version), nil
 	default: // GUARD_VALUE_EQ; checkCommand lets no other pass

@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/kv/planted"
 )
 
 // layoutFormat is the format of the keys and values of the shared store. An
@@ -195,7 +196,11 @@ func (s *Shared) commit(b *pebble.Batch) error {
 	if cause := s.fence.err(); cause != nil {
 		return kv.Errorf(codeOf(cause), kv.OutcomeNotApplied, "raft log: failed before: %w", cause)
 	}
-	err := s.db.Apply(b, pebble.Sync)
+	sync := pebble.Sync
+	if planted.On(planted.AckBeforeSync) {
+		sync = pebble.NoSync
+	}
+	err := s.db.Apply(b, sync)
 	// The fence knows of failures that Apply does not tell.
 	if cause := s.fence.err(); cause != nil {
 		err = cause

@@ -1,0 +1,13 @@
+//go:build !planted
+
+package raftnode
+
+import "github.com/hashicorp/raft"
+
+// What package planted says of faults holds of these too: here they do nothing.
+
+func plantedTransport(t *transport) *transport { return t }
+
+func (r *Replica) plantedFastPath(*raft.AppendEntriesRequest, func([]byte, error)) bool { return false }
+
+func (q *reader) plantedRead(*readRound, *instance) bool { return false }
