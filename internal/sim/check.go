@@ -12,19 +12,18 @@ import (
 	"github.com/quorate-db/quorate/kv/kvpb"
 )
 
-// checkWithin bounds the search for a linearization of one group. It is real time:
-// the check runs outside of the bubble.
-const checkWithin = 2 * time.Minute
-
 // Check checks a run's history (C1, C2, C5, C6) and gives what is wrong with it.
 // It must be called outside of the bubble.
 func (r *Result) Check() []string {
+	return append(r.quickCheck(), checkGroups(r.records, r.Config)...)
+}
+
+// quickCheck is Check without the search for linearizations.
+func (r *Result) quickCheck() []string {
 	wrong := slices.Clone(r.Violations)
 	wrong = append(wrong, checkVersions(r.records)...)
 	wrong = append(wrong, r.checkStale()...)
-	wrong = append(wrong, checkCounters(r.records, r.Config)...)
-	wrong = append(wrong, checkGroups(r.records, r.Config)...)
-	return wrong
+	return append(wrong, checkCounters(r.records, r.Config)...)
 }
 
 type groupKey struct{ shard, group int }
@@ -49,13 +48,13 @@ func checkGroups(records []record, config Config) []string {
 			lanes <- struct{}{}
 			defer func() { <-lanes }()
 			ops := resolve(list, config)
-			verdict, info := porcupine.CheckOperationsVerbose(groupModel(), ops, checkWithin)
+			verdict, info := porcupine.CheckOperationsVerbose(groupModel(), ops, config.CheckWithin)
 			var problem string
 			switch verdict {
 			case porcupine.Illegal:
 				problem = fmt.Sprintf("C1: the history of s%02d/g%02d is not linearizable; it makes sense up to around:\n%s", key.shard, key.group, impasse(ops, info))
 			case porcupine.Unknown:
-				problem = fmt.Sprintf("C1: no verdict on s%02d/g%02d after %s", key.shard, key.group, checkWithin)
+				problem = fmt.Sprintf("C1: no verdict on s%02d/g%02d after %s", key.shard, key.group, config.CheckWithin)
 			default:
 				return
 			}

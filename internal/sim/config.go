@@ -25,6 +25,10 @@ type Config struct {
 	// StaleSlack is what a stale read may be older than its bound (C6).
 	StaleSlack time.Duration
 
+	// CheckWithin bounds the search for a linearization of one group, in real time;
+	// 2 min.
+	CheckWithin time.Duration
+
 	Logger *slog.Logger // of the nodes; nil = none
 }
 
@@ -38,6 +42,7 @@ func (c Config) withDefaults() Config {
 	orDefault(&c.FaultEvery, 2*time.Second)
 	orDefault(&c.SyncLag, 8*time.Millisecond)
 	orDefault(&c.StaleSlack, time.Second)
+	orDefault(&c.CheckWithin, 2*time.Minute)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

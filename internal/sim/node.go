@@ -31,7 +31,9 @@ type Node struct {
 	skew    atomic.Int64 // of the wall clock, nanoseconds
 	rng     *rand.Rand   // of the disk
 
-	changing sync.Mutex // one start or crash at a time
+	// changing is held over a start or a crash. It is no mutex, because who waits for a
+	// mutex does not let virtual time pass.
+	changing chan struct{}
 
 	mu    sync.Mutex
 	id    kv.NodeID // of the data directory; zero before the first start
@@ -43,7 +45,7 @@ type Node struct {
 }
 
 func newNode(c *Cluster, index int) *Node {
-	n := &Node{c: c, index: index, name: fmt.Sprintf("n%d", index+1), rng: c.rng(uint64(1000 + index))}
+	n := &Node{c: c, index: index, name: fmt.Sprintf("n%d", index+1), rng: c.rng(uint64(1000 + index)), changing: make(chan struct{}, 1)}
 	n.address = n.name + ":7101"
 	n.disk = n.newDisk(vfs.NewCrashableMem())
 	return n
@@ -86,8 +88,8 @@ func (n *Node) Clock(ahead time.Duration) { n.skew.Store(int64(ahead)) }
 
 // Start starts the process on what is on the disk. One that runs is left alone.
 func (n *Node) Start() error {
-	n.changing.Lock()
-	defer n.changing.Unlock()
+	n.changing <- struct{}{}
+	defer func() { <-n.changing }()
 	if n.server() != nil {
 		return nil
 	}
@@ -165,8 +167,8 @@ func (n *Node) isSick() bool {
 
 // end ends a process, unless it has been ended already.
 func (n *Node) end(run *server.Node, kind simnet.DownKind) {
-	n.changing.Lock()
-	defer n.changing.Unlock()
+	n.changing <- struct{}{}
+	defer func() { <-n.changing }()
 	if n.server() == run {
 		n.crashLocked(kind, 100, nil)
 	}
@@ -177,8 +179,8 @@ func (n *Node) end(run *server.Node, kind simnet.DownKind) {
 // others see of it. It returns when nothing of the process runs any more. A node
 // that is down is left alone.
 func (n *Node) Crash(kind simnet.DownKind, unsyncedPercent int, rng *rand.Rand) {
-	n.changing.Lock()
-	defer n.changing.Unlock()
+	n.changing <- struct{}{}
+	defer func() { <-n.changing }()
 	if n.server() != nil {
 		n.crashLocked(kind, unsyncedPercent, rng)
 	}
@@ -187,8 +189,8 @@ func (n *Node) Crash(kind simnet.DownKind, unsyncedPercent int, rng *rand.Rand) 
 // CrashAt is Crash before the ops-th operation on the disk that changes it, or
 // after a while if there are not that many.
 func (n *Node) CrashAt(kind simnet.DownKind, unsyncedPercent, ops int, rng *rand.Rand, within time.Duration) {
-	n.changing.Lock()
-	defer n.changing.Unlock()
+	n.changing <- struct{}{}
+	defer func() { <-n.changing }()
 	if n.server() == nil {
 		return
 	}

@@ -92,6 +92,11 @@ func (w *watch) hooks(c *Cluster) raftnode.Hooks {
 				count(&w.counts.Installs)
 			}
 		},
+		Failed: func(id kv.ServerID, err error, storage bool) {
+			if !storage {
+				w.violation("C8: a replica has stopped and its disk is well: %s: %v", id, err)
+			}
+		},
 		Stalled: func(_ kv.ServerID, stalled bool) {
 			if stalled {
 				count(&w.counts.Stalls)

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/raftnode/peer"
 )
 
 // Link says what happens to messages over one directed link. The zero value
@@ -47,6 +48,17 @@ type Counters struct {
 	Overflowed int64 // refused because a lane was full
 	Expired    int64 // requests that met their deadline
 	TwiceDone  int64 // replies beyond a request's first: a bug of the handler
+}
+
+// Filter decides about a request that is about to enter a link: false loses it, as a
+// cut would. It must not call the Network.
+type Filter func(from, to kv.NodeID, method peer.Method, req []byte) bool
+
+// SetFilter has every request asked about, nil none. Heal leaves it alone.
+func (n *Network) SetFilter(f Filter) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.filter = f
 }
 
 type linkKey struct{ from, to kv.NodeID }

@@ -25,6 +25,7 @@ type Network struct {
 	paused    map[kv.NodeID]bool
 	counts    Counters
 	seq       uint64 // of the last message
+	filter    Filter // nil: everything passes
 }
 
 // New makes a network without nodes and without faults. The seed chooses what
@@ -121,7 +122,7 @@ func (n *Network) transmitLocked(m message) bool {
 	}
 	link := n.linkLocked(m.from.id, m.to.id)
 	switch {
-	case link.Cut:
+	case link.Cut || n.filter != nil && !m.answer && !n.filter(m.from.id, m.to.id, m.method, m.payload):
 		n.counts.Cut++
 		return true
 	case m.to.state != stateUp || m.from.state != stateUp:
