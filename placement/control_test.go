@@ -117,7 +117,7 @@ func TestLeadersSpreadAfterARestartAndThenRest(t *testing.T) {
 			w.start(id, addresses(ids...), 5, func(o *Options) { o.SplitPoints = EvenSplitPoints(20) })
 			eventually(t, 60*time.Second, "settled", func() bool { return w.settled(20, ids...) })
 			w.locked(func() {
-				if w.transfers > 12 {
+				if w.transfers > 20 { // one a shard; mostly a handful, but elections of the same moment cost more
 					t.Errorf("%d transfers after node %s came back", w.transfers, id)
 				}
 				w.transfers = 0
