@@ -52,6 +52,36 @@ func TestReturnAfterALongAbsence(t *testing.T) {
 	})
 }
 
+// A follower that was cut off does not take what it is told then for news of now: as
+// long as it lacks what was written meanwhile, it knows that it is behind.
+func TestReturnKnowsHowOldItIs(t *testing.T) {
+	const travel = 20 * time.Millisecond
+	bubble(t, 3, func(c *testCluster) {
+		c.net.SetAll(simnet.Link{DelayMin: travel, DelayMax: travel})
+		for round := range 20 {
+			l := c.leader()
+			follower := c.replica(1 + l.id.Node%3)
+			c.net.Cut(l.id.Node, follower.id.Node, true) // its own messages arrive
+			c.mustPut(l, fmt.Sprint("a", round), "v")
+			pause(c.nodes[l.id.Node].host.opts.Timing.Append + time.Second) // until it is given up
+			key := fmt.Sprint("b", round)
+			c.mustPut(l, key, "v")
+			written := time.Now()
+			pause(time.Duration(1000+17*round) * time.Millisecond)
+			c.net.Cut(l.id.Node, follower.id.Node, false)
+			c.until("the follower has all", 5*time.Second, func() bool {
+				age, known := follower.LastContact()
+				has := machineOf(follower).get(key) == "v"
+				if known && !has && age+2*travel < time.Since(written) {
+					t.Errorf("round %d: the follower says that it is %s old, and lacks what was written %s ago", round, age, time.Since(written))
+				}
+				return has
+			})
+			c.converged()
+		}
+	})
+}
+
 func TestRestartOfEverything(t *testing.T) {
 	for _, kind := range []Kind{Durable, InMemory} {
 		t.Run(kind.String(), func(t *testing.T) {

@@ -90,34 +90,48 @@ func (t *transport) appendTimeout(m *raft.AppendEntriesRequest, bytes int) time.
 	return t.timing.Append + time.Duration(bytes)*time.Second/(16<<20)
 }
 
-// AppendEntries asks and waits. For a follower that does not answer it keeps
-// trying by itself: the library counts failures, and after ten of them lets ten
-// seconds pass before each attempt, in which a node that is back would learn nothing
-// new, neither entries nor what is committed.
+// AppendEntries asks and waits. The error of a follower that does not answer is
+// held back until it answers: the library counts failures, and after ten of them lets
+// ten seconds pass before each attempt, in which a node that is back would learn
+// nothing new, neither entries nor what is committed.
 func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, m *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
 	e, err := t.envelope(id)
 	if err != nil {
 		return err
 	}
 	req := encodeAppend(e, m)
-	began := time.Now()
-	for wait := appendRetryFirst; ; wait = min(2*wait, t.timing.Heartbeat/4) {
-		data, err := t.call(peer.MethodAppendEntries, e.to, req, t.appendTimeout(m, len(req)))
-		if err == nil {
-			return decodeAppendResponse(data, resp)
+	data, err := t.call(peer.MethodAppendEntries, e.to, req, t.appendTimeout(m, len(req)))
+	if err != nil {
+		if !isHeartbeat(m) {
+			t.awaitAnswer(e, m.Term)
 		}
-		if isHeartbeat(m) || time.Since(began) > appendRetryMax || !t.pause(wait) || !t.leads(m.Term) {
-			return err
-		}
+		return err
 	}
+	return decodeAppendResponse(data, resp)
 }
 
 const (
-	appendRetryFirst = 10 * time.Millisecond
-	// appendRetryMax ends the attempts for a follower that was removed from the shard
-	// while it was silent.
-	appendRetryMax = 5 * time.Minute
+	answerWaitFirst = 10 * time.Millisecond
+	// answerWaitMax ends the wait for a follower that was removed from the shard while
+	// it was silent.
+	answerWaitMax = 5 * time.Minute
 )
+
+// awaitAnswer returns when a follower answers a heartbeat, or nobody wants to know
+// any more. The append itself is not repeated: its commit index has grown old, and
+// the follower would take it for what is committed now (freshness).
+func (t *transport) awaitAnswer(e envelope, term uint64) {
+	beat := encodeAppend(e, &raft.AppendEntriesRequest{Term: term})
+	began := time.Now()
+	for wait := answerWaitFirst; time.Since(began) < answerWaitMax; wait = min(2*wait, t.timing.Heartbeat/4) {
+		if !t.pause(wait) || !t.leads(term) {
+			return
+		}
+		if _, err := t.call(peer.MethodAppendEntries, e.to, beat, t.timing.Heartbeat/4); err == nil {
+			return
+		}
+	}
+}
 
 // pause reports false if the instance stops meanwhile.
 func (t *transport) pause(d time.Duration) bool {
