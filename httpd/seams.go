@@ -38,6 +38,43 @@ type Cluster interface {
 	Cluster(ctx context.Context) (kv.ClusterInfo, error)
 }
 
+// Admin changes the cluster. Any node serves it: what the meta leader has to do is
+// passed on. What takes long is an operation, which goes on after the answer.
+type Admin interface {
+	// Drain takes the leaders away from a node, or lets it have some again (on =
+	// false). It keeps its replicas.
+	Drain(ctx context.Context, node kv.NodeID, on bool) error
+	// RemoveNode moves all replicas off a node and then forgets it for ever. It
+	// refuses (kv.CodeConflict) where too few nodes would be left.
+	RemoveNode(ctx context.Context, node kv.NodeID) (kv.Operation, error)
+	// Split splits a shard at key, or where its leader likes if key is empty.
+	Split(ctx context.Context, shard kv.ShardID, key []byte) (kv.Operation, error)
+	// Merge merges a shard with its right neighbour.
+	Merge(ctx context.Context, shard kv.ShardID) (kv.Operation, error)
+	// Move moves a shard's replica from one node to another.
+	Move(ctx context.Context, shard kv.ShardID, from, to kv.NodeID) (kv.Operation, error)
+	// TransferLeader hands a shard's leadership to the replica on a node.
+	TransferLeader(ctx context.Context, shard kv.ShardID, to kv.NodeID) error
+	// Rebalance gives the steps that even out replicas and load. Unless dryRun it
+	// begins with them: the operation's ID is then not zero.
+	Rebalance(ctx context.Context, dryRun bool) ([]kv.PlannedStep, kv.Operation, error)
+	// Problems tells what is wrong, the worst first.
+	Problems(ctx context.Context) ([]kv.Problem, error)
+	// Events gives up to limit events after a sequence number, the oldest first.
+	Events(ctx context.Context, after uint64, limit int) ([]kv.Event, error)
+	// Operations gives those under way and the last that ended, the newest first.
+	Operations(ctx context.Context) ([]kv.Operation, error)
+	// Operation gives one; kv.CodeNotFound if it is unknown or long over.
+	Operation(ctx context.Context, id uint64) (kv.Operation, error)
+	// Cancel ends an operation before its end, where it can be (kv.CodeConflict).
+	Cancel(ctx context.Context, id uint64) (kv.Operation, error)
+	// Config gives the settings of the cluster.
+	Config(ctx context.Context) (kv.ClusterConfig, error)
+	// SetConfig replaces the settings, if their revision is still the one in c
+	// (kv.CodeConditionFailed otherwise), and gives them as they are then.
+	SetConfig(ctx context.Context, c kv.ClusterConfig) (kv.ClusterConfig, error)
+}
+
 // Health answers the probes. Both methods must be quick.
 type Health interface {
 	// Live is nil unless the process can only be helped by a restart.

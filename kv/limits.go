@@ -73,4 +73,10 @@ const (
 	// bounded by OpsMax and all that it finds by QueryBytesMax.
 	QueryRangesMax = 16
 	QueryBytesMax  = 16 << 20
+
+	// ChildStartIndex and ChildStartTerm are the applied record that a shard starts
+	// with that was split off. They are above zero, so that a replica without the data
+	// cannot be built from the log alone (DESIGN §9).
+	ChildStartIndex = 10
+	ChildStartTerm  = 1
 )

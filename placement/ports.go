@@ -54,6 +54,10 @@ type ReplicaState struct {
 	Descriptor  *kvpb.ShardDescriptor // range and generation; nil for the meta shard or if not known
 	ConfigIndex uint64                // log index of the applied Raft configuration
 	Bytes, Keys int64                 // approximate
+	FrozenIndex uint64                // of the entry that froze it; 0 = it is not frozen
+	FrozenInto  kv.ShardID            // which shard is to absorb it
+	// Reads and Writes count what this replica has served since the process began.
+	Reads, Writes uint64
 }
 
 // Replicas is what this node hosts.
@@ -69,6 +73,53 @@ type Replicas interface {
 	// Transfer hands the leadership of a shard that a local replica leads to
 	// another node.
 	Transfer(ctx context.Context, shard kv.ShardID, to kv.NodeID) error
+}
+
+// Actions changes a shard, through the replica of it on this node, which has to
+// lead it; otherwise kv.CodeNotLeader says who does. Each refuses with
+// kv.CodeConflict if the shard is not as expected, and may be repeated. See
+// docs/decisions/0011.
+type Actions interface {
+	// AddNonvoter, Promote and Remove change the configuration by one server.
+	// Promote refuses (kv.CodeUnavailable) while the server has not caught up. A
+	// leader that removes itself hands over first and answers kv.CodeNotLeader.
+	AddNonvoter(ctx context.Context, shard kv.ShardID, server kv.ServerID) error
+	Promote(ctx context.Context, shard kv.ShardID, server kv.ServerID) error
+	Remove(ctx context.Context, shard kv.ShardID, server kv.ServerID) error
+	// Members gives the configuration, confirmed by a quorum after the call began,
+	// and the index of it.
+	Members(ctx context.Context, shard kv.ShardID) ([]kv.Member, uint64, error)
+	// Split gives the part of the shard from a key on to a child with a fresh id.
+	Split(ctx context.Context, s SplitOrder) error
+	// Freeze readies a shard to be absorbed and gives the index of the entry. A
+	// shard that is frozen for the same neighbour already gives the same index.
+	Freeze(ctx context.Context, shard, into kv.ShardID, generation uint64) (index uint64, err error)
+	// Absorb has shard take over its frozen right neighbour.
+	Absorb(ctx context.Context, shard kv.ShardID, generation uint64, right *kvpb.ShardDescriptor, frozenIndex uint64) error
+	// RefuseAbsorb raises the shard's generation, so that no Absorb that names the
+	// old one counts any more.
+	RefuseAbsorb(ctx context.Context, shard kv.ShardID, generation uint64) error
+	// Unfreeze lets a shard go on. Only after RefuseAbsorb.
+	Unfreeze(ctx context.Context, shard kv.ShardID, frozenIndex uint64) error
+
+	// Destroy ends this node's replica, whoever leads, and removes what it holds:
+	// the caller knows that the shard's configuration does not have it any more. No
+	// replica, or a later incarnation, is no error.
+	Destroy(ctx context.Context, id kv.ServerID) error
+	// SnapshotRate bounds the bytes a second that this node sends in snapshots.
+	// Zero: no bound.
+	SnapshotRate(bytesPerSecond int64)
+}
+
+// SplitOrder tells a shard's leader to split.
+type SplitOrder struct {
+	Shard      kv.ShardID
+	Generation uint64     // as expected
+	Child      kv.ShardID // never used before
+	// Key is where the child begins. Empty: the leader chooses, by load if ByLoad,
+	// else the middle by bytes.
+	Key    []byte
+	ByLoad bool
 }
 
 // Peers carries requests between nodes.
@@ -118,6 +169,7 @@ type Options struct {
 	Identity Identity
 	Meta     Meta
 	Replicas Replicas
+	Actions  Actions
 	Peers    Peers
 
 	// ReplicationFactor and SplitPoints count when this node founds the cluster.

@@ -30,6 +30,15 @@ const (
 	CommandKind_COMMAND_UNSPECIFIED CommandKind = 0
 	CommandKind_COMMAND_WRITE       CommandKind = 1 // txns: each atomic, independent of one another
 	CommandKind_COMMAND_SWEEP       CommandKind = 2 // expiry, request-id window, old versions
+	// The following change a shard's range (docs/decisions/0011). Each carries a
+	// ShapeChange, uses one version, and is refused with STATUS_CONFLICT unless the
+	// shard is exactly as the change expects it.
+	CommandKind_COMMAND_SPLIT_PREPARE CommandKind = 3 // begin to count what the right half holds
+	CommandKind_COMMAND_SPLIT         CommandKind = 4 // give the right half to a new shard
+	CommandKind_COMMAND_FREEZE        CommandKind = 5 // no reads, writes and sweeps: to be absorbed
+	CommandKind_COMMAND_UNFREEZE      CommandKind = 6 // the merge was refused on the left: go on
+	CommandKind_COMMAND_ABSORB        CommandKind = 7 // take over a frozen right neighbour
+	CommandKind_COMMAND_REFUSE_ABSORB CommandKind = 8 // raise the generation, so that no earlier ABSORB counts
 )
 
 // Enum value maps for CommandKind.
@@ -38,11 +47,23 @@ var (
 		0: "COMMAND_UNSPECIFIED",
 		1: "COMMAND_WRITE",
 		2: "COMMAND_SWEEP",
+		3: "COMMAND_SPLIT_PREPARE",
+		4: "COMMAND_SPLIT",
+		5: "COMMAND_FREEZE",
+		6: "COMMAND_UNFREEZE",
+		7: "COMMAND_ABSORB",
+		8: "COMMAND_REFUSE_ABSORB",
 	}
 	CommandKind_value = map[string]int32{
-		"COMMAND_UNSPECIFIED": 0,
-		"COMMAND_WRITE":       1,
-		"COMMAND_SWEEP":       2,
+		"COMMAND_UNSPECIFIED":   0,
+		"COMMAND_WRITE":         1,
+		"COMMAND_SWEEP":         2,
+		"COMMAND_SPLIT_PREPARE": 3,
+		"COMMAND_SPLIT":         4,
+		"COMMAND_FREEZE":        5,
+		"COMMAND_UNFREEZE":      6,
+		"COMMAND_ABSORB":        7,
+		"COMMAND_REFUSE_ABSORB": 8,
 	}
 )
 
@@ -204,6 +225,7 @@ const (
 	Status_STATUS_VERSION_TOO_OLD  Status = 9  // reads: below the collected horizon
 	Status_STATUS_NOT_READY        Status = 10 // reads: min_version not reached yet
 	Status_STATUS_CORRUPT          Status = 11 // stored data failed its checksum
+	Status_STATUS_FROZEN           Status = 12 // is about to be merged: not applied, ask again soon
 )
 
 // Enum value maps for Status.
@@ -221,6 +243,7 @@ var (
 		9:  "STATUS_VERSION_TOO_OLD",
 		10: "STATUS_NOT_READY",
 		11: "STATUS_CORRUPT",
+		12: "STATUS_FROZEN",
 	}
 	Status_value = map[string]int32{
 		"STATUS_UNSPECIFIED":      0,
@@ -235,6 +258,7 @@ var (
 		"STATUS_VERSION_TOO_OLD":  9,
 		"STATUS_NOT_READY":        10,
 		"STATUS_CORRUPT":          11,
+		"STATUS_FROZEN":           12,
 	}
 )
 
@@ -390,6 +414,7 @@ type Command struct {
 	Request       *RequestID             `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"` // COMMAND_WRITE; absent = no deduplication
 	Txns          []*Txn                 `protobuf:"bytes,3,rep,name=txns,proto3" json:"txns,omitempty"`       // COMMAND_WRITE; one version each, in order
 	Sweep         *SweepArgs             `protobuf:"bytes,4,opt,name=sweep,proto3" json:"sweep,omitempty"`     // COMMAND_SWEEP
+	Shape         *ShapeChange           `protobuf:"bytes,5,opt,name=shape,proto3" json:"shape,omitempty"`     // COMMAND_SPLIT_PREPARE … COMMAND_REFUSE_ABSORB
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -452,6 +477,178 @@ func (x *Command) GetSweep() *SweepArgs {
 	return nil
 }
 
+func (x *Command) GetShape() *ShapeChange {
+	if x != nil {
+		return x.Shape
+	}
+	return nil
+}
+
+// ShapeChange changes the range of the shard that applies it.
+type ShapeChange struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	Generation  uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"`                      // the shard's, as expected
+	ConfigIndex uint64                 `protobuf:"varint,2,opt,name=config_index,json=configIndex,proto3" json:"config_index,omitempty"` // of its Raft configuration, as expected; SPLIT, FREEZE, ABSORB
+	SplitKey    []byte                 `protobuf:"bytes,3,opt,name=split_key,json=splitKey,proto3" json:"split_key,omitempty"`           // SPLIT_PREPARE, SPLIT: the first key of the right half
+	// SPLIT: the new shard: its id, and a replica for each of the parent's members
+	// with the same node and role. Range and generation are given by apply.
+	Child *ShardDescriptor `protobuf:"bytes,4,opt,name=child,proto3" json:"child,omitempty"`
+	Right *Figures         `protobuf:"bytes,5,opt,name=right,proto3" json:"right,omitempty"` // SPLIT: what the right half held at the last SPLIT_PREPARE
+	Into  uint64           `protobuf:"varint,6,opt,name=into,proto3" json:"into,omitempty"`  // FREEZE: the left neighbour that is to absorb this shard
+	// ABSORB: the right neighbour as it was frozen, and when. UNFREEZE: frozen_index.
+	Other         *ShardDescriptor `protobuf:"bytes,7,opt,name=other,proto3" json:"other,omitempty"`
+	FrozenIndex   uint64           `protobuf:"varint,8,opt,name=frozen_index,json=frozenIndex,proto3" json:"frozen_index,omitempty"` // index of the FREEZE entry in the right shard's log
+	ChildConfig   []byte           `protobuf:"bytes,9,opt,name=child_config,json=childConfig,proto3" json:"child_config,omitempty"`  // SPLIT: the child's Raft configuration, opaque to the state machine
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShapeChange) Reset() {
+	*x = ShapeChange{}
+	mi := &file_kv_kvpb_kv_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShapeChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShapeChange) ProtoMessage() {}
+
+func (x *ShapeChange) ProtoReflect() protoreflect.Message {
+	mi := &file_kv_kvpb_kv_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShapeChange.ProtoReflect.Descriptor instead.
+func (*ShapeChange) Descriptor() ([]byte, []int) {
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ShapeChange) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ShapeChange) GetConfigIndex() uint64 {
+	if x != nil {
+		return x.ConfigIndex
+	}
+	return 0
+}
+
+func (x *ShapeChange) GetSplitKey() []byte {
+	if x != nil {
+		return x.SplitKey
+	}
+	return nil
+}
+
+func (x *ShapeChange) GetChild() *ShardDescriptor {
+	if x != nil {
+		return x.Child
+	}
+	return nil
+}
+
+func (x *ShapeChange) GetRight() *Figures {
+	if x != nil {
+		return x.Right
+	}
+	return nil
+}
+
+func (x *ShapeChange) GetInto() uint64 {
+	if x != nil {
+		return x.Into
+	}
+	return 0
+}
+
+func (x *ShapeChange) GetOther() *ShardDescriptor {
+	if x != nil {
+		return x.Other
+	}
+	return nil
+}
+
+func (x *ShapeChange) GetFrozenIndex() uint64 {
+	if x != nil {
+		return x.FrozenIndex
+	}
+	return 0
+}
+
+func (x *ShapeChange) GetChildConfig() []byte {
+	if x != nil {
+		return x.ChildConfig
+	}
+	return nil
+}
+
+// Figures are exact counts over a range of keys.
+type Figures struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          int64                  `protobuf:"varint,1,opt,name=keys,proto3" json:"keys,omitempty"`   // that exist
+	Bytes         int64                  `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"` // keys and values of all retained versions but tombstones
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Figures) Reset() {
+	*x = Figures{}
+	mi := &file_kv_kvpb_kv_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Figures) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Figures) ProtoMessage() {}
+
+func (x *Figures) ProtoReflect() protoreflect.Message {
+	mi := &file_kv_kvpb_kv_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Figures.ProtoReflect.Descriptor instead.
+func (*Figures) Descriptor() ([]byte, []int) {
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Figures) GetKeys() int64 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *Figures) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
 // SweepArgs bounds one sweep; floors only ever rise.
 type SweepArgs struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
@@ -465,7 +662,7 @@ type SweepArgs struct {
 
 func (x *SweepArgs) Reset() {
 	*x = SweepArgs{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[2]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -477,7 +674,7 @@ func (x *SweepArgs) String() string {
 func (*SweepArgs) ProtoMessage() {}
 
 func (x *SweepArgs) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[2]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -490,7 +687,7 @@ func (x *SweepArgs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SweepArgs.ProtoReflect.Descriptor instead.
 func (*SweepArgs) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{2}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SweepArgs) GetExpireBeforeMs() int64 {
@@ -533,7 +730,7 @@ type Txn struct {
 
 func (x *Txn) Reset() {
 	*x = Txn{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[3]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +742,7 @@ func (x *Txn) String() string {
 func (*Txn) ProtoMessage() {}
 
 func (x *Txn) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[3]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +755,7 @@ func (x *Txn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Txn.ProtoReflect.Descriptor instead.
 func (*Txn) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{3}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Txn) GetGuards() []*Guard {
@@ -594,7 +791,7 @@ type Guard struct {
 
 func (x *Guard) Reset() {
 	*x = Guard{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[4]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +803,7 @@ func (x *Guard) String() string {
 func (*Guard) ProtoMessage() {}
 
 func (x *Guard) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[4]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +816,7 @@ func (x *Guard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Guard.ProtoReflect.Descriptor instead.
 func (*Guard) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{4}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Guard) GetKey() []byte {
@@ -666,7 +863,7 @@ type Op struct {
 
 func (x *Op) Reset() {
 	*x = Op{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[5]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +875,7 @@ func (x *Op) String() string {
 func (*Op) ProtoMessage() {}
 
 func (x *Op) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[5]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +888,7 @@ func (x *Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Op.ProtoReflect.Descriptor instead.
 func (*Op) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{5}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Op) GetKind() OpKind {
@@ -759,13 +956,15 @@ type Result struct {
 	Descriptor_   *ShardDescriptor       `protobuf:"bytes,4,opt,name=descriptor,proto3" json:"descriptor,omitempty"` // STATUS_WRONG_SHARD
 	Replayed      bool                   `protobuf:"varint,5,opt,name=replayed,proto3" json:"replayed,omitempty"`    // a remembered result, not applied again
 	More          bool                   `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`            // COMMAND_SWEEP: call again
+	Sibling       *ShardDescriptor       `protobuf:"bytes,7,opt,name=sibling,proto3" json:"sibling,omitempty"`       // beside descriptor: the shard that it last gave keys to
+	Index         uint64                 `protobuf:"varint,8,opt,name=index,proto3" json:"index,omitempty"`          // of the entry that holds it; COMMAND_SPLIT_PREPARE … only
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[6]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +976,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[6]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +989,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{6}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Result) GetStatus() Status {
@@ -835,6 +1034,20 @@ func (x *Result) GetMore() bool {
 	return false
 }
 
+func (x *Result) GetSibling() *ShardDescriptor {
+	if x != nil {
+		return x.Sibling
+	}
+	return nil
+}
+
+func (x *Result) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
 type TxnResult struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Status           Status                 `protobuf:"varint,1,opt,name=status,proto3,enum=quorate.kv.Status" json:"status,omitempty"`
@@ -851,7 +1064,7 @@ type TxnResult struct {
 
 func (x *TxnResult) Reset() {
 	*x = TxnResult{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[7]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +1076,7 @@ func (x *TxnResult) String() string {
 func (*TxnResult) ProtoMessage() {}
 
 func (x *TxnResult) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[7]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +1089,7 @@ func (x *TxnResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TxnResult.ProtoReflect.Descriptor instead.
 func (*TxnResult) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{7}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TxnResult) GetStatus() Status {
@@ -950,7 +1163,7 @@ type OpResult struct {
 
 func (x *OpResult) Reset() {
 	*x = OpResult{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[8]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1175,7 @@ func (x *OpResult) String() string {
 func (*OpResult) ProtoMessage() {}
 
 func (x *OpResult) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[8]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1188,7 @@ func (x *OpResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpResult.ProtoReflect.Descriptor instead.
 func (*OpResult) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{8}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *OpResult) GetFound() bool {
@@ -1041,7 +1254,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[9]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1266,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[9]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1279,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{9}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Item) GetKey() []byte {
@@ -1118,7 +1331,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[10]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1343,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[10]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1356,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{10}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReadRequest) GetGets() [][]byte {
@@ -1197,7 +1410,7 @@ type Scan struct {
 
 func (x *Scan) Reset() {
 	*x = Scan{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[11]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1422,7 @@ func (x *Scan) String() string {
 func (*Scan) ProtoMessage() {}
 
 func (x *Scan) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[11]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1435,7 @@ func (x *Scan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Scan.ProtoReflect.Descriptor instead.
 func (*Scan) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{11}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Scan) GetStart() []byte {
@@ -1295,13 +1508,14 @@ type ReadResponse struct {
 	LastVersion   uint64           `protobuf:"fixed64,9,opt,name=last_version,json=lastVersion,proto3" json:"last_version,omitempty"` // the shard's last version in this view
 	NowMs         int64            `protobuf:"varint,10,opt,name=now_ms,json=nowMs,proto3" json:"now_ms,omitempty"`                   // the shard's time in this view
 	Digest        []byte           `protobuf:"bytes,11,opt,name=digest,proto3" json:"digest,omitempty"`
+	Sibling       *ShardDescriptor `protobuf:"bytes,12,opt,name=sibling,proto3" json:"sibling,omitempty"` // with STATUS_WRONG_SHARD: whom it last gave keys to
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReadResponse) Reset() {
 	*x = ReadResponse{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[12]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1527,7 @@ func (x *ReadResponse) String() string {
 func (*ReadResponse) ProtoMessage() {}
 
 func (x *ReadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[12]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1540,7 @@ func (x *ReadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
 func (*ReadResponse) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{12}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReadResponse) GetStatus() Status {
@@ -1406,6 +1620,13 @@ func (x *ReadResponse) GetDigest() []byte {
 	return nil
 }
 
+func (x *ReadResponse) GetSibling() *ShardDescriptor {
+	if x != nil {
+		return x.Sibling
+	}
+	return nil
+}
+
 type GetResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Found         bool                   `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"`
@@ -1416,7 +1637,7 @@ type GetResult struct {
 
 func (x *GetResult) Reset() {
 	*x = GetResult{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[13]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1649,7 @@ func (x *GetResult) String() string {
 func (*GetResult) ProtoMessage() {}
 
 func (x *GetResult) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[13]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1662,7 @@ func (x *GetResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResult.ProtoReflect.Descriptor instead.
 func (*GetResult) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{13}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetResult) GetFound() bool {
@@ -1469,7 +1690,7 @@ type ReplicaDescriptor struct {
 
 func (x *ReplicaDescriptor) Reset() {
 	*x = ReplicaDescriptor{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[14]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1702,7 @@ func (x *ReplicaDescriptor) String() string {
 func (*ReplicaDescriptor) ProtoMessage() {}
 
 func (x *ReplicaDescriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[14]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1715,7 @@ func (x *ReplicaDescriptor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaDescriptor.ProtoReflect.Descriptor instead.
 func (*ReplicaDescriptor) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{14}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ReplicaDescriptor) GetNode() uint64 {
@@ -1533,7 +1754,7 @@ type ShardDescriptor struct {
 
 func (x *ShardDescriptor) Reset() {
 	*x = ShardDescriptor{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[15]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +1766,7 @@ func (x *ShardDescriptor) String() string {
 func (*ShardDescriptor) ProtoMessage() {}
 
 func (x *ShardDescriptor) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[15]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +1779,7 @@ func (x *ShardDescriptor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardDescriptor.ProtoReflect.Descriptor instead.
 func (*ShardDescriptor) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{15}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ShardDescriptor) GetShard() uint64 {
@@ -1612,7 +1833,7 @@ type LogEntry struct {
 
 func (x *LogEntry) Reset() {
 	*x = LogEntry{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[16]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1624,7 +1845,7 @@ func (x *LogEntry) String() string {
 func (*LogEntry) ProtoMessage() {}
 
 func (x *LogEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[16]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1637,7 +1858,7 @@ func (x *LogEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
 func (*LogEntry) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{16}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LogEntry) GetFormat() uint32 {
@@ -1692,7 +1913,7 @@ type LogCommand struct {
 
 func (x *LogCommand) Reset() {
 	*x = LogCommand{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[17]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1704,7 +1925,7 @@ func (x *LogCommand) String() string {
 func (*LogCommand) ProtoMessage() {}
 
 func (x *LogCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[17]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1717,7 +1938,7 @@ func (x *LogCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogCommand.ProtoReflect.Descriptor instead.
 func (*LogCommand) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{17}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LogCommand) GetData() []byte {
@@ -1749,7 +1970,7 @@ type WireError struct {
 
 func (x *WireError) Reset() {
 	*x = WireError{}
-	mi := &file_kv_kvpb_kv_proto_msgTypes[18]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1982,7 @@ func (x *WireError) String() string {
 func (*WireError) ProtoMessage() {}
 
 func (x *WireError) ProtoReflect() protoreflect.Message {
-	mi := &file_kv_kvpb_kv_proto_msgTypes[18]
+	mi := &file_kv_kvpb_kv_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1995,7 @@ func (x *WireError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WireError.ProtoReflect.Descriptor instead.
 func (*WireError) Descriptor() ([]byte, []int) {
-	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{18}
+	return file_kv_kvpb_kv_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WireError) GetCode() string {
@@ -1829,12 +2050,28 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\x02hi\x18\x01 \x01(\x06R\x02hi\x12\x0e\n" +
 	"\x02lo\x18\x02 \x01(\x06R\x02lo\x12\x1b\n" +
 	"\tissued_ms\x18\x03 \x01(\x03R\bissuedMs\x12 \n" +
-	"\vfingerprint\x18\x04 \x01(\x06R\vfingerprint\"\xb9\x01\n" +
+	"\vfingerprint\x18\x04 \x01(\x06R\vfingerprint\"\xe8\x01\n" +
 	"\aCommand\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.quorate.kv.CommandKindR\x04kind\x12/\n" +
 	"\arequest\x18\x02 \x01(\v2\x15.quorate.kv.RequestIDR\arequest\x12#\n" +
 	"\x04txns\x18\x03 \x03(\v2\x0f.quorate.kv.TxnR\x04txns\x12+\n" +
-	"\x05sweep\x18\x04 \x01(\v2\x15.quorate.kv.SweepArgsR\x05sweep\"\xac\x01\n" +
+	"\x05sweep\x18\x04 \x01(\v2\x15.quorate.kv.SweepArgsR\x05sweep\x12-\n" +
+	"\x05shape\x18\x05 \x01(\v2\x17.quorate.kv.ShapeChangeR\x05shape\"\xd8\x02\n" +
+	"\vShapeChange\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12!\n" +
+	"\fconfig_index\x18\x02 \x01(\x04R\vconfigIndex\x12\x1b\n" +
+	"\tsplit_key\x18\x03 \x01(\fR\bsplitKey\x121\n" +
+	"\x05child\x18\x04 \x01(\v2\x1b.quorate.kv.ShardDescriptorR\x05child\x12)\n" +
+	"\x05right\x18\x05 \x01(\v2\x13.quorate.kv.FiguresR\x05right\x12\x12\n" +
+	"\x04into\x18\x06 \x01(\x04R\x04into\x121\n" +
+	"\x05other\x18\a \x01(\v2\x1b.quorate.kv.ShardDescriptorR\x05other\x12!\n" +
+	"\ffrozen_index\x18\b \x01(\x04R\vfrozenIndex\x12!\n" +
+	"\fchild_config\x18\t \x01(\fR\vchildConfig\"3\n" +
+	"\aFigures\x12\x12\n" +
+	"\x04keys\x18\x01 \x01(\x03R\x04keys\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"\xac\x01\n" +
 	"\tSweepArgs\x12(\n" +
 	"\x10expire_before_ms\x18\x01 \x01(\x03R\x0eexpireBeforeMs\x12.\n" +
 	"\x13retain_from_version\x18\x02 \x01(\x06R\x11retainFromVersion\x12(\n" +
@@ -1857,7 +2094,7 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\x06ttl_ms\x18\x05 \x01(\x03R\x05ttlMs\x12\x14\n" +
 	"\x05delta\x18\x06 \x01(\x12R\x05delta\x12\x17\n" +
 	"\aend_key\x18\a \x01(\fR\x06endKey\x12\x14\n" +
-	"\x05limit\x18\b \x01(\rR\x05limit\"\xe4\x01\n" +
+	"\x05limit\x18\b \x01(\rR\x05limit\"\xb1\x02\n" +
 	"\x06Result\x12*\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x12.quorate.kv.StatusR\x06status\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12)\n" +
@@ -1866,7 +2103,9 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"descriptor\x18\x04 \x01(\v2\x1b.quorate.kv.ShardDescriptorR\n" +
 	"descriptor\x12\x1a\n" +
 	"\breplayed\x18\x05 \x01(\bR\breplayed\x12\x12\n" +
-	"\x04more\x18\x06 \x01(\bR\x04more\"\xa8\x02\n" +
+	"\x04more\x18\x06 \x01(\bR\x04more\x125\n" +
+	"\asibling\x18\a \x01(\v2\x1b.quorate.kv.ShardDescriptorR\asibling\x12\x14\n" +
+	"\x05index\x18\b \x01(\x04R\x05index\"\xa8\x02\n" +
 	"\tTxnResult\x12*\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x12.quorate.kv.StatusR\x06status\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x1c\n" +
@@ -1909,7 +2148,7 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\tkeys_only\x18\x06 \x01(\bR\bkeysOnly\x12\x1c\n" +
 	"\tdelimiter\x18\a \x01(\fR\tdelimiter\x12\x1d\n" +
 	"\n" +
-	"prefix_len\x18\b \x01(\rR\tprefixLen\"\x9a\x03\n" +
+	"prefix_len\x18\b \x01(\rR\tprefixLen\"\xd1\x03\n" +
 	"\fReadResponse\x12*\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x12.quorate.kv.StatusR\x06status\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12)\n" +
@@ -1924,7 +2163,8 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\flast_version\x18\t \x01(\x06R\vlastVersion\x12\x15\n" +
 	"\x06now_ms\x18\n" +
 	" \x01(\x03R\x05nowMs\x12\x16\n" +
-	"\x06digest\x18\v \x01(\fR\x06digest\"G\n" +
+	"\x06digest\x18\v \x01(\fR\x06digest\x125\n" +
+	"\asibling\x18\f \x01(\v2\x1b.quorate.kv.ShardDescriptorR\asibling\"G\n" +
 	"\tGetResult\x12\x14\n" +
 	"\x05found\x18\x01 \x01(\bR\x05found\x12$\n" +
 	"\x04item\x18\x02 \x01(\v2\x10.quorate.kv.ItemR\x04item\"v\n" +
@@ -1957,11 +2197,17 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x14\n" +
 	"\x05shard\x18\x04 \x01(\x04R\x05shard\x12\x16\n" +
 	"\x06leader\x18\x05 \x01(\x06R\x06leader\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\x06R\aversion*L\n" +
+	"\aversion\x18\x06 \x01(\x06R\aversion*\xd3\x01\n" +
 	"\vCommandKind\x12\x17\n" +
 	"\x13COMMAND_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rCOMMAND_WRITE\x10\x01\x12\x11\n" +
-	"\rCOMMAND_SWEEP\x10\x02*\x86\x01\n" +
+	"\rCOMMAND_SWEEP\x10\x02\x12\x19\n" +
+	"\x15COMMAND_SPLIT_PREPARE\x10\x03\x12\x11\n" +
+	"\rCOMMAND_SPLIT\x10\x04\x12\x12\n" +
+	"\x0eCOMMAND_FREEZE\x10\x05\x12\x14\n" +
+	"\x10COMMAND_UNFREEZE\x10\x06\x12\x12\n" +
+	"\x0eCOMMAND_ABSORB\x10\a\x12\x19\n" +
+	"\x15COMMAND_REFUSE_ABSORB\x10\b*\x86\x01\n" +
 	"\tGuardKind\x12\x15\n" +
 	"\x11GUARD_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fGUARD_EXISTS\x10\x01\x12\x10\n" +
@@ -1978,7 +2224,7 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\x06OP_ADD\x10\x03\x12\n" +
 	"\n" +
 	"\x06OP_GET\x10\x04\x12\x13\n" +
-	"\x0fOP_DELETE_RANGE\x10\x05*\xa5\x02\n" +
+	"\x0fOP_DELETE_RANGE\x10\x05*\xb8\x02\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tSTATUS_OK\x10\x01\x12\x1b\n" +
@@ -1992,7 +2238,8 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\x16STATUS_VERSION_TOO_OLD\x10\t\x12\x14\n" +
 	"\x10STATUS_NOT_READY\x10\n" +
 	"\x12\x12\n" +
-	"\x0eSTATUS_CORRUPT\x10\v*F\n" +
+	"\x0eSTATUS_CORRUPT\x10\v\x12\x11\n" +
+	"\rSTATUS_FROZEN\x10\f*F\n" +
 	"\vReplicaRole\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -2012,7 +2259,7 @@ func file_kv_kvpb_kv_proto_rawDescGZIP() []byte {
 }
 
 var file_kv_kvpb_kv_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_kv_kvpb_kv_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_kv_kvpb_kv_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_kv_kvpb_kv_proto_goTypes = []any{
 	(CommandKind)(0),          // 0: quorate.kv.CommandKind
 	(GuardKind)(0),            // 1: quorate.kv.GuardKind
@@ -2021,54 +2268,62 @@ var file_kv_kvpb_kv_proto_goTypes = []any{
 	(ReplicaRole)(0),          // 4: quorate.kv.ReplicaRole
 	(*RequestID)(nil),         // 5: quorate.kv.RequestID
 	(*Command)(nil),           // 6: quorate.kv.Command
-	(*SweepArgs)(nil),         // 7: quorate.kv.SweepArgs
-	(*Txn)(nil),               // 8: quorate.kv.Txn
-	(*Guard)(nil),             // 9: quorate.kv.Guard
-	(*Op)(nil),                // 10: quorate.kv.Op
-	(*Result)(nil),            // 11: quorate.kv.Result
-	(*TxnResult)(nil),         // 12: quorate.kv.TxnResult
-	(*OpResult)(nil),          // 13: quorate.kv.OpResult
-	(*Item)(nil),              // 14: quorate.kv.Item
-	(*ReadRequest)(nil),       // 15: quorate.kv.ReadRequest
-	(*Scan)(nil),              // 16: quorate.kv.Scan
-	(*ReadResponse)(nil),      // 17: quorate.kv.ReadResponse
-	(*GetResult)(nil),         // 18: quorate.kv.GetResult
-	(*ReplicaDescriptor)(nil), // 19: quorate.kv.ReplicaDescriptor
-	(*ShardDescriptor)(nil),   // 20: quorate.kv.ShardDescriptor
-	(*LogEntry)(nil),          // 21: quorate.kv.LogEntry
-	(*LogCommand)(nil),        // 22: quorate.kv.LogCommand
-	(*WireError)(nil),         // 23: quorate.kv.WireError
+	(*ShapeChange)(nil),       // 7: quorate.kv.ShapeChange
+	(*Figures)(nil),           // 8: quorate.kv.Figures
+	(*SweepArgs)(nil),         // 9: quorate.kv.SweepArgs
+	(*Txn)(nil),               // 10: quorate.kv.Txn
+	(*Guard)(nil),             // 11: quorate.kv.Guard
+	(*Op)(nil),                // 12: quorate.kv.Op
+	(*Result)(nil),            // 13: quorate.kv.Result
+	(*TxnResult)(nil),         // 14: quorate.kv.TxnResult
+	(*OpResult)(nil),          // 15: quorate.kv.OpResult
+	(*Item)(nil),              // 16: quorate.kv.Item
+	(*ReadRequest)(nil),       // 17: quorate.kv.ReadRequest
+	(*Scan)(nil),              // 18: quorate.kv.Scan
+	(*ReadResponse)(nil),      // 19: quorate.kv.ReadResponse
+	(*GetResult)(nil),         // 20: quorate.kv.GetResult
+	(*ReplicaDescriptor)(nil), // 21: quorate.kv.ReplicaDescriptor
+	(*ShardDescriptor)(nil),   // 22: quorate.kv.ShardDescriptor
+	(*LogEntry)(nil),          // 23: quorate.kv.LogEntry
+	(*LogCommand)(nil),        // 24: quorate.kv.LogCommand
+	(*WireError)(nil),         // 25: quorate.kv.WireError
 }
 var file_kv_kvpb_kv_proto_depIdxs = []int32{
 	0,  // 0: quorate.kv.Command.kind:type_name -> quorate.kv.CommandKind
 	5,  // 1: quorate.kv.Command.request:type_name -> quorate.kv.RequestID
-	8,  // 2: quorate.kv.Command.txns:type_name -> quorate.kv.Txn
-	7,  // 3: quorate.kv.Command.sweep:type_name -> quorate.kv.SweepArgs
-	9,  // 4: quorate.kv.Txn.guards:type_name -> quorate.kv.Guard
-	10, // 5: quorate.kv.Txn.then:type_name -> quorate.kv.Op
-	10, // 6: quorate.kv.Txn.otherwise:type_name -> quorate.kv.Op
-	1,  // 7: quorate.kv.Guard.kind:type_name -> quorate.kv.GuardKind
-	2,  // 8: quorate.kv.Op.kind:type_name -> quorate.kv.OpKind
-	3,  // 9: quorate.kv.Result.status:type_name -> quorate.kv.Status
-	12, // 10: quorate.kv.Result.txns:type_name -> quorate.kv.TxnResult
-	20, // 11: quorate.kv.Result.descriptor:type_name -> quorate.kv.ShardDescriptor
-	3,  // 12: quorate.kv.TxnResult.status:type_name -> quorate.kv.Status
-	13, // 13: quorate.kv.TxnResult.ops:type_name -> quorate.kv.OpResult
-	14, // 14: quorate.kv.OpResult.item:type_name -> quorate.kv.Item
-	16, // 15: quorate.kv.ReadRequest.scan:type_name -> quorate.kv.Scan
-	3,  // 16: quorate.kv.ReadResponse.status:type_name -> quorate.kv.Status
-	18, // 17: quorate.kv.ReadResponse.gets:type_name -> quorate.kv.GetResult
-	14, // 18: quorate.kv.ReadResponse.items:type_name -> quorate.kv.Item
-	20, // 19: quorate.kv.ReadResponse.descriptor:type_name -> quorate.kv.ShardDescriptor
-	14, // 20: quorate.kv.GetResult.item:type_name -> quorate.kv.Item
-	4,  // 21: quorate.kv.ReplicaDescriptor.role:type_name -> quorate.kv.ReplicaRole
-	19, // 22: quorate.kv.ShardDescriptor.replicas:type_name -> quorate.kv.ReplicaDescriptor
-	22, // 23: quorate.kv.LogEntry.commands:type_name -> quorate.kv.LogCommand
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	10, // 2: quorate.kv.Command.txns:type_name -> quorate.kv.Txn
+	9,  // 3: quorate.kv.Command.sweep:type_name -> quorate.kv.SweepArgs
+	7,  // 4: quorate.kv.Command.shape:type_name -> quorate.kv.ShapeChange
+	22, // 5: quorate.kv.ShapeChange.child:type_name -> quorate.kv.ShardDescriptor
+	8,  // 6: quorate.kv.ShapeChange.right:type_name -> quorate.kv.Figures
+	22, // 7: quorate.kv.ShapeChange.other:type_name -> quorate.kv.ShardDescriptor
+	11, // 8: quorate.kv.Txn.guards:type_name -> quorate.kv.Guard
+	12, // 9: quorate.kv.Txn.then:type_name -> quorate.kv.Op
+	12, // 10: quorate.kv.Txn.otherwise:type_name -> quorate.kv.Op
+	1,  // 11: quorate.kv.Guard.kind:type_name -> quorate.kv.GuardKind
+	2,  // 12: quorate.kv.Op.kind:type_name -> quorate.kv.OpKind
+	3,  // 13: quorate.kv.Result.status:type_name -> quorate.kv.Status
+	14, // 14: quorate.kv.Result.txns:type_name -> quorate.kv.TxnResult
+	22, // 15: quorate.kv.Result.descriptor:type_name -> quorate.kv.ShardDescriptor
+	22, // 16: quorate.kv.Result.sibling:type_name -> quorate.kv.ShardDescriptor
+	3,  // 17: quorate.kv.TxnResult.status:type_name -> quorate.kv.Status
+	15, // 18: quorate.kv.TxnResult.ops:type_name -> quorate.kv.OpResult
+	16, // 19: quorate.kv.OpResult.item:type_name -> quorate.kv.Item
+	18, // 20: quorate.kv.ReadRequest.scan:type_name -> quorate.kv.Scan
+	3,  // 21: quorate.kv.ReadResponse.status:type_name -> quorate.kv.Status
+	20, // 22: quorate.kv.ReadResponse.gets:type_name -> quorate.kv.GetResult
+	16, // 23: quorate.kv.ReadResponse.items:type_name -> quorate.kv.Item
+	22, // 24: quorate.kv.ReadResponse.descriptor:type_name -> quorate.kv.ShardDescriptor
+	22, // 25: quorate.kv.ReadResponse.sibling:type_name -> quorate.kv.ShardDescriptor
+	16, // 26: quorate.kv.GetResult.item:type_name -> quorate.kv.Item
+	4,  // 27: quorate.kv.ReplicaDescriptor.role:type_name -> quorate.kv.ReplicaRole
+	21, // 28: quorate.kv.ShardDescriptor.replicas:type_name -> quorate.kv.ReplicaDescriptor
+	24, // 29: quorate.kv.LogEntry.commands:type_name -> quorate.kv.LogCommand
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_kv_kvpb_kv_proto_init() }
@@ -2082,7 +2337,7 @@ func file_kv_kvpb_kv_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_kv_kvpb_kv_proto_rawDesc), len(file_kv_kvpb_kv_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
