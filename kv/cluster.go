@@ -17,7 +17,21 @@ type NodeInfo struct {
 	Replicas    int  // data replicas placed on it
 	Leaders     int  // of which leaders
 	DiskBytes   int64
+	DiskFree    int64     // bytes free where its data lies; 0 = not reported
+	Bytes       int64     // of the data replicas on it, approximate
+	Reads       float64   // that its replicas serve in a second
+	Writes      float64   // that its leaders apply in a second
+	State       NodeState // "" = active
 }
+
+// NodeState says what is to become of a node.
+type NodeState string
+
+const (
+	NodeActive   NodeState = "active"
+	NodeDraining NodeState = "draining" // leads nothing, keeps its replicas
+	NodeRemoving NodeState = "removing" // its replicas move away, then it is forgotten
+)
 
 // ShardInfo is a shard as the cluster knows it.
 type ShardInfo struct {
@@ -25,8 +39,19 @@ type ShardInfo struct {
 	Leader     NodeID // zero: none known
 	Term       uint64
 	Replicas   []ReplicaInfo
-	Bytes      int64 // approximate, of the leader's copy
-	Keys       int64 // approximate
+	Bytes      int64   // approximate, of the leader's copy
+	Keys       int64   // approximate
+	Reads      float64 // that its replicas serve in a second
+	Writes     float64 // that its leader applies in a second
+	Change     ShardChange
+}
+
+// ShardChange is what is being done to a shard now.
+type ShardChange struct {
+	Kind      OperationKind // move, split or merge; "" = nothing
+	From, To  NodeID        // of a move; 0 = none: a replica is only added, or only removed
+	Operation uint64        // that it is a part of, 0 = none
+	Detail    string        // how far it is, in words
 }
 
 // ReplicaInfo is one replica of a shard as last reported.
