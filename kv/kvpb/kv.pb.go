@@ -340,11 +340,13 @@ func (ReplicaRole) EnumDescriptor() ([]byte, []int) {
 
 // RequestID lets a shard recognise a write that it has already applied.
 type RequestID struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Hi            uint64                 `protobuf:"fixed64,1,opt,name=hi,proto3" json:"hi,omitempty"` // 128 bits that nobody else uses
-	Lo            uint64                 `protobuf:"fixed64,2,opt,name=lo,proto3" json:"lo,omitempty"`
-	IssuedMs      int64                  `protobuf:"varint,3,opt,name=issued_ms,json=issuedMs,proto3" json:"issued_ms,omitempty"` // when it was issued, milliseconds since the Unix epoch
-	Fingerprint   uint64                 `protobuf:"fixed64,4,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`          // hash of the request's content; 0 = not checked
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Hi       uint64                 `protobuf:"fixed64,1,opt,name=hi,proto3" json:"hi,omitempty"` // 128 bits that nobody else uses
+	Lo       uint64                 `protobuf:"fixed64,2,opt,name=lo,proto3" json:"lo,omitempty"`
+	IssuedMs int64                  `protobuf:"varint,3,opt,name=issued_ms,json=issuedMs,proto3" json:"issued_ms,omitempty"` // when it was issued, milliseconds since the Unix epoch
+	// Hash of the request's content. 0 = not checked; then issued_ms is a part of the
+	// id, so it must be the same in every attempt.
+	Fingerprint   uint64 `protobuf:"fixed64,4,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -497,8 +499,9 @@ type ShapeChange struct {
 	Into  uint64           `protobuf:"varint,6,opt,name=into,proto3" json:"into,omitempty"`  // FREEZE: the left neighbour that is to absorb this shard
 	// ABSORB: the right neighbour as it was frozen, and when. UNFREEZE: frozen_index.
 	Other         *ShardDescriptor `protobuf:"bytes,7,opt,name=other,proto3" json:"other,omitempty"`
-	FrozenIndex   uint64           `protobuf:"varint,8,opt,name=frozen_index,json=frozenIndex,proto3" json:"frozen_index,omitempty"` // index of the FREEZE entry in the right shard's log
-	ChildConfig   []byte           `protobuf:"bytes,9,opt,name=child_config,json=childConfig,proto3" json:"child_config,omitempty"`  // SPLIT: the child's Raft configuration, opaque to the state machine
+	FrozenIndex   uint64           `protobuf:"varint,8,opt,name=frozen_index,json=frozenIndex,proto3" json:"frozen_index,omitempty"`        // index of the FREEZE entry in the right shard's log
+	ChildConfig   []byte           `protobuf:"bytes,9,opt,name=child_config,json=childConfig,proto3" json:"child_config,omitempty"`         // SPLIT: the child's Raft configuration, opaque to the state machine
+	PreparedIndex uint64           `protobuf:"varint,10,opt,name=prepared_index,json=preparedIndex,proto3" json:"prepared_index,omitempty"` // SPLIT: Result.index of the SPLIT_PREPARE that `right` was counted at
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -594,6 +597,13 @@ func (x *ShapeChange) GetChildConfig() []byte {
 		return x.ChildConfig
 	}
 	return nil
+}
+
+func (x *ShapeChange) GetPreparedIndex() uint64 {
+	if x != nil {
+		return x.PreparedIndex
+	}
+	return 0
 }
 
 // Figures are exact counts over a range of keys.
@@ -2056,7 +2066,7 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\arequest\x18\x02 \x01(\v2\x15.quorate.kv.RequestIDR\arequest\x12#\n" +
 	"\x04txns\x18\x03 \x03(\v2\x0f.quorate.kv.TxnR\x04txns\x12+\n" +
 	"\x05sweep\x18\x04 \x01(\v2\x15.quorate.kv.SweepArgsR\x05sweep\x12-\n" +
-	"\x05shape\x18\x05 \x01(\v2\x17.quorate.kv.ShapeChangeR\x05shape\"\xd8\x02\n" +
+	"\x05shape\x18\x05 \x01(\v2\x17.quorate.kv.ShapeChangeR\x05shape\"\xff\x02\n" +
 	"\vShapeChange\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -2068,7 +2078,9 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\x04into\x18\x06 \x01(\x04R\x04into\x121\n" +
 	"\x05other\x18\a \x01(\v2\x1b.quorate.kv.ShardDescriptorR\x05other\x12!\n" +
 	"\ffrozen_index\x18\b \x01(\x04R\vfrozenIndex\x12!\n" +
-	"\fchild_config\x18\t \x01(\fR\vchildConfig\"3\n" +
+	"\fchild_config\x18\t \x01(\fR\vchildConfig\x12%\n" +
+	"\x0eprepared_index\x18\n" +
+	" \x01(\x04R\rpreparedIndex\"3\n" +
 	"\aFigures\x12\x12\n" +
 	"\x04keys\x18\x01 \x01(\x03R\x04keys\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\"\xac\x01\n" +
