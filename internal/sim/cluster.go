@@ -71,7 +71,7 @@ func (c *Cluster) Start() error {
 func (c *Cluster) Close() {
 	var wg sync.WaitGroup
 	for _, n := range c.nodes {
-		wg.Go(func() { n.Crash(simnet.Killed, 100, nil) })
+		wg.Go(n.Close)
 	}
 	wg.Wait()
 	c.net.Close()

@@ -22,6 +22,9 @@ import (
 // ended for everybody else by then; the simulator waits for its goroutines.
 const closeWithin = 90 * time.Second
 
+// restartAfter is how long a supervisor waits before it starts a process again.
+const restartAfter = time.Second
+
 // Node is one machine: a disk, a clock, and a process that runs or not.
 type Node struct {
 	c       *Cluster
@@ -41,6 +44,7 @@ type Node struct {
 	run   *server.Node
 	epoch int // counts crashes: what a process says after its crash nobody hears
 	sick  bool
+	over  bool          // the run is over: nothing starts any more
 	quit  chan struct{} // closed when the process that runs is being ended
 }
 
@@ -90,12 +94,12 @@ func (n *Node) Clock(ahead time.Duration) { n.skew.Store(int64(ahead)) }
 func (n *Node) Start() error {
 	n.changing <- struct{}{}
 	defer func() { <-n.changing }()
-	if n.server() != nil {
+	n.mu.Lock()
+	d, quit, none := n.disk, make(chan struct{}), n.run != nil || n.over
+	n.mu.Unlock()
+	if none {
 		return nil
 	}
-	n.mu.Lock()
-	d, quit := n.disk, make(chan struct{})
-	n.mu.Unlock()
 	run, err := server.Open(context.Background(), n.config(), server.World{
 		FS:             d.fs(),
 		BeforeLogWrite: d.logWrite,
@@ -154,6 +158,7 @@ func (n *Node) supervise(run *server.Node, quit chan struct{}) {
 		n.c.watch.violation("C8: %s: the process has to end, and its disk is well: %v", n.name, why)
 	}
 	n.end(run, simnet.Killed)
+	time.Sleep(restartAfter)
 	if err := n.Start(); err != nil {
 		n.c.watch.violation("C8: %v", err)
 	}
@@ -184,6 +189,15 @@ func (n *Node) Crash(kind simnet.DownKind, unsyncedPercent int, rng *rand.Rand) 
 	if n.server() != nil {
 		n.crashLocked(kind, unsyncedPercent, rng)
 	}
+}
+
+// Close is Crash at the end of the run. A supervisor that is between the end of a
+// process and the start of the next starts nothing any more.
+func (n *Node) Close() {
+	n.mu.Lock()
+	n.over = true
+	n.mu.Unlock()
+	n.Crash(simnet.Killed, 100, nil)
 }
 
 // CrashAt is Crash before the ops-th operation on the disk that changes it, or
