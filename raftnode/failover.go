@@ -1,9 +1,12 @@
 package raftnode
 
 import (
+	"context"
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/quorate-db/quorate/kv"
 )
@@ -97,4 +100,60 @@ func (r *Replica) Stand() {
 	if inst := r.inst.Load(); inst != nil && r.mute.Load() == 0 {
 		inst.timeoutNow()
 	}
+}
+
+// standRetry is how often a replica of a new shard asks whether a majority runs.
+const standRetry = 20 * time.Millisecond
+
+// StandUntilLed has a shard that has just come into being elect this replica
+// without waiting for anybody's timeout. The others may come into being a little
+// later, so it waits until a majority runs, and stands; it returns when a leader is
+// known, whoever that is.
+func (r *Replica) StandUntilLed(ctx context.Context) error {
+	retry := time.NewTicker(standRetry)
+	defer retry.Stop()
+	for {
+		if _, led := r.leader(); led {
+			return nil
+		}
+		// A candidate waits for votes already.
+		if inst := r.inst.Load(); inst != nil && inst.raft.State() == raft.Follower && r.majorityRuns(ctx) {
+			r.Stand()
+		}
+		select {
+		case <-retry.C:
+		case <-r.ctx.Done():
+			return r.errStopped()
+		case <-ctx.Done():
+			return r.errWaited(ctx, "stand for election")
+		}
+	}
+}
+
+// majorityRuns asks the voters, and returns as soon as it is known.
+func (r *Replica) majorityRuns(ctx context.Context) bool {
+	members := r.members()
+	answers := make(chan bool, len(members))
+	need, asked := voters(members)/2+1, 0
+	for _, m := range members {
+		switch {
+		case !m.Voter:
+		case m.ID == r.id:
+			need--
+		default:
+			asked++
+			r.host.terms.ask(m.ID, func(a termsAnswer) { answers <- a.known })
+		}
+	}
+	for ; need > 0 && asked > 0; asked-- {
+		select {
+		case runs := <-answers:
+			if runs {
+				need--
+			}
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return need <= 0 && len(members) > 0
 }

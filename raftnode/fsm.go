@@ -49,6 +49,10 @@ func (f fsm) ApplyBatch(logs []*raft.Log) []any {
 	if err == nil && len(results) != len(entries) {
 		err = fmt.Errorf("the machine answered %d of %d entries", len(results), len(entries))
 	}
+	if errors.Is(err, ErrGone) {
+		f.r.giveUp(err)
+		return answers
+	}
 	if err != nil {
 		f.r.fail(storageFailed, fmt.Errorf("apply: %w", err))
 		return answers

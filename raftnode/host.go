@@ -31,7 +31,7 @@ type Host struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // the host's own goroutines
 
-	changes sync.Mutex // Create and Destroy, one at a time
+	changes slot // Create and Destroy, one at a time
 
 	mu       sync.Mutex
 	closing  bool
@@ -53,6 +53,7 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		terms:    &terms{mesh: opts.Mesh, timeout: opts.Timing.Heartbeat / 4, peers: map[kv.NodeID]*termsPeer{}},
 		clocks:   clocks{samples: map[kv.NodeID]clockSample{}},
 		stages:   semaphore.NewWeighted(stagesMax),
+		changes:  newSlot(),
 		replicas: map[kv.ShardID]*Replica{},
 		timers:   map[*time.Timer]struct{}{},
 	}
@@ -68,17 +69,12 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 	if err := h.cleanSnapshots(records); err != nil {
 		return nil, fmt.Errorf("raftnode: %w", err)
 	}
-	for _, stored := range records {
-		if stored.Tombstone {
-			continue
-		}
-		record, err := decodeRecord(stored.ID, stored.Data)
-		if err == nil {
-			err = h.start(record)
-		}
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("raftnode: %w", err), h.Close(ctx))
-		}
+	opened, err := h.openAll(records)
+	for _, r := range opened {
+		err = errors.Join(err, h.launch(r))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("raftnode: %w", err), h.Close(ctx))
 	}
 	h.wg.Add(1)
 	go h.run()
@@ -126,15 +122,48 @@ func (h *Host) filesOf(id kv.ServerID) *snapshotFiles {
 	return &snapshotFiles{fs: h.opts.FS, dir: dir}
 }
 
-// start opens a replica's parts and lets its keeper start Raft.
+// openAll opens the parts of every replica that there is a record of. None runs
+// yet: what one applies may concern the state of another, which has to be open.
+func (h *Host) openAll(records []StoredRecord) ([]*Replica, error) {
+	var opened []*Replica
+	for _, stored := range records {
+		if stored.Tombstone {
+			continue
+		}
+		record, err := decodeRecord(stored.ID, stored.Data)
+		var r *Replica
+		if err == nil {
+			r, err = h.openReplica(record)
+		}
+		if err != nil {
+			for _, r := range opened {
+				err = errors.Join(err, r.store.close())
+			}
+			return nil, err
+		}
+		opened = append(opened, r)
+	}
+	return opened, nil
+}
+
+// start opens a replica and lets it run.
 func (h *Host) start(record Record) error {
+	r, err := h.openReplica(record)
+	if err != nil {
+		return err
+	}
+	return h.launch(r)
+}
+
+// openReplica opens a replica's parts.
+func (h *Host) openReplica(record Record) (*Replica, error) {
 	machine, err := h.opts.Machine(record)
 	if err != nil {
-		return fmt.Errorf("open the state of %s: %w", record.ID, err)
+		return nil, fmt.Errorf("open the state of %s: %w", record.ID, err)
 	}
 	store, err := h.opts.Logs.Open(record.ID, record.Log)
 	if err != nil {
-		return fmt.Errorf("open the log of %s: %w", record.ID, err)
+		return nil, fmt.Errorf("open the log of %s: %w", record.ID, err)
 	}
 	r := h.newReplica(record, machine, store)
 	if record.Kind == InMemory {
@@ -145,16 +174,23 @@ func (h *Host) start(record Record) error {
 			})
 		}
 		if err != nil {
-			return errors.Join(fmt.Errorf("restore %s: %w", record.ID, err), store.Close())
+			return nil, errors.Join(fmt.Errorf("restore %s: %w", record.ID, err), store.Close())
 		}
 	}
-	r.snaps.flushed = machine.Applied() // it was just read from disk
+	// It was just read from disk, or made by a split, which whoever creates the
+	// replica has flushed.
+	r.snaps.flushed = machine.Applied()
+	return r, nil
+}
+
+// launch lets the keeper of a replica that was opened start Raft.
+func (h *Host) launch(r *Replica) error {
 	h.mu.Lock()
 	if h.closing {
 		h.mu.Unlock()
-		return errors.Join(errHostClosing(h.opts.Node), store.Close())
+		return errors.Join(errHostClosing(h.opts.Node), r.store.close())
 	}
-	h.replicas[record.ID.Shard] = r
+	h.replicas[r.id.Shard] = r
 	h.mu.Unlock()
 	go r.keep()
 	for range h.opts.EntriesInFlight {
@@ -178,6 +214,7 @@ func (h *Host) newReplica(record Record, machine StateMachine, store LogStore) *
 	r.proposer.queue.wake = make(chan struct{}, 1)
 	r.proposer.turn = make(chan struct{}, 1)
 	r.reader.r = r
+	r.transfers.change = newSlot()
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	r.kept = make(chan struct{})
 	r.ended = make(chan struct{})
@@ -201,8 +238,10 @@ func (h *Host) Close(ctx context.Context) error {
 	}
 	h.mu.Unlock()
 	h.cancel()
-	h.changes.Lock() // a Create that is under way
-	defer h.changes.Unlock()
+	if err := h.changes.take(ctx); err != nil { // a Create or Destroy is under way
+		return fmt.Errorf("close node %s: %w", h.opts.Node, err)
+	}
+	defer h.changes.give()
 	h.handOver(ctx)
 	all := h.Replicas()
 	errs := make([]error, len(all))

@@ -42,7 +42,8 @@ type LogStore interface {
 
 // NodeLogs keeps the logs, votes and records of a node on disk: records and
 // shared logs in a raftlog.Shared, bolt files in a directory of the operating
-// system.
+// system. Without such a directory every log is a shared one, for file systems that
+// bolt cannot use.
 type NodeLogs struct {
 	shared  *raftlog.Shared
 	boltDir string
@@ -50,8 +51,8 @@ type NodeLogs struct {
 
 var _ Logs = (*NodeLogs)(nil)
 
-// NewNodeLogs makes NodeLogs. The caller keeps shared and closes it after the
-// host.
+// NewNodeLogs makes NodeLogs; boltDir may be "". The caller keeps shared and closes
+// it after the host.
 func NewNodeLogs(shared *raftlog.Shared, boltDir string) *NodeLogs {
 	return &NodeLogs{shared: shared, boltDir: boltDir}
 }
@@ -67,12 +68,25 @@ func (l *NodeLogs) Records() ([]StoredRecord, error) {
 	for _, r := range l.shared.Records() {
 		all = append(all, StoredRecord{ID: r.ID, Tombstone: r.Tombstone, Data: r.Payload})
 		if r.Tombstone {
-			if err := raftlog.RemoveBolt(l.boltOf(r.ID)); err != nil {
+			if err := l.removeBolt(r.ID); err != nil {
 				return nil, err
 			}
 		}
 	}
 	return all, nil
+}
+
+func (l *NodeLogs) removeBolt(id kv.ServerID) error {
+	if l.boltDir == "" {
+		return nil
+	}
+	return raftlog.RemoveBolt(l.boltOf(id))
+}
+
+// MaxIncarnation gives the highest incarnation of a shard that there is or was a
+// replica of on this node, false if there never was one. It is cheap.
+func (l *NodeLogs) MaxIncarnation(shard kv.ShardID) (uint64, bool) {
+	return l.shared.MaxIncarnation(shard)
 }
 
 // PutRecord writes a record.
@@ -88,7 +102,7 @@ func (l *NodeLogs) Tombstone(shard kv.ShardID) error {
 	var err error
 	for _, r := range l.shared.Records() {
 		if r.ID.Shard == shard {
-			err = errors.Join(err, raftlog.RemoveBolt(l.boltOf(r.ID)))
+			err = errors.Join(err, l.removeBolt(r.ID))
 		}
 	}
 	return err
@@ -96,7 +110,7 @@ func (l *NodeLogs) Tombstone(shard kv.ShardID) error {
 
 // Open gives the log of a replica.
 func (l *NodeLogs) Open(id kv.ServerID, kind LogKind) (LogStore, error) {
-	if kind == BoltLog {
+	if kind == BoltLog && l.boltDir != "" {
 		return raftlog.OpenBolt(l.boltOf(id), id.Shard, id.Incarnation)
 	}
 	store, err := l.shared.Store(id.Shard, id.Incarnation)

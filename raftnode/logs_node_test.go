@@ -199,7 +199,7 @@ func TestNodeOnBolt(t *testing.T) {
 			t.Errorf("%s is lost", key)
 		}
 	}
-	if err := h.Destroy(ctx, kv.MetaShard); err != nil {
+	if err := h.Destroy(ctx, r.id); err != nil {
 		t.Fatal(err)
 	}
 	stop(h, mesh)

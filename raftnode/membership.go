@@ -18,7 +18,7 @@ const promoteLagMax = 64
 
 // transfers is what a replica knows of leadership transfers that it asked for.
 type transfers struct {
-	change sync.Mutex // one change of membership at a time
+	change slot // one change of membership at a time
 
 	mu     sync.Mutex
 	active int
@@ -74,8 +74,10 @@ func (r *Replica) member(id kv.ServerID) (kv.Member, bool) {
 // AddNonvoter adds a replica that follows without a vote. It returns when that is
 // committed; the replica may not have heard of it. A member stays what it is.
 func (r *Replica) AddNonvoter(ctx context.Context, id kv.ServerID) error {
-	r.transfers.change.Lock()
-	defer r.transfers.change.Unlock()
+	if err := r.transfers.change.take(ctx); err != nil {
+		return r.errWaited(ctx, "another change of members is under way")
+	}
+	defer r.transfers.change.give()
 	if _, _, leads := r.leading(); !leads {
 		return r.errNotLeader()
 	}
@@ -93,8 +95,10 @@ func (r *Replica) AddNonvoter(ctx context.Context, id kv.ServerID) error {
 // Promote gives a member a vote. It refuses (kv.CodeUnavailable) while the member
 // does not answer or lags behind.
 func (r *Replica) Promote(ctx context.Context, id kv.ServerID) error {
-	r.transfers.change.Lock()
-	defer r.transfers.change.Unlock()
+	if err := r.transfers.change.take(ctx); err != nil {
+		return r.errWaited(ctx, "another change of members is under way")
+	}
+	defer r.transfers.change.give()
 	inst, term, leads := r.leading()
 	if !leads {
 		return r.errNotLeader()
@@ -127,8 +131,10 @@ func (r *Replica) Promote(ctx context.Context, id kv.ServerID) error {
 // Remove takes a member out. A leader that is to be removed hands leadership over
 // first and answers kv.CodeNotLeader, so that the next leader is asked.
 func (r *Replica) Remove(ctx context.Context, id kv.ServerID) error {
-	r.transfers.change.Lock()
-	defer r.transfers.change.Unlock()
+	if err := r.transfers.change.take(ctx); err != nil {
+		return r.errWaited(ctx, "another change of members is under way")
+	}
+	defer r.transfers.change.give()
 	if _, _, leads := r.leading(); !leads {
 		return r.errNotLeader()
 	}

@@ -37,7 +37,7 @@ func (c *testCluster) move(from, to kv.ServerID) {
 	c.eventually("removed", func(ctx context.Context, l *Replica) error { return l.Remove(ctx, from) })
 	ctx, cancel := within(20 * time.Second)
 	defer cancel()
-	if err := c.nodes[from.Node].host.Destroy(ctx, from.Shard); err != nil {
+	if err := c.nodes[from.Node].host.Destroy(ctx, from); err != nil {
 		c.t.Fatal(err)
 	}
 	delete(c.nodes[from.Node].disks, from.Shard)
@@ -155,8 +155,8 @@ func TestRecords(t *testing.T) {
 		want(h.Create(ctx, record(1)), kv.CodeConflict)
 		want(h.Create(ctx, record(2)), kv.CodeConflict) // one at a time
 		want(h.Create(ctx, Record{}), kv.CodeInvalid)
-		want(h.Destroy(ctx, testShard), "")
-		want(h.Destroy(ctx, testShard), "")
+		want(h.Destroy(ctx, record(1).ID), "")
+		want(h.Destroy(ctx, record(1).ID), "")
 		if _, ok := h.Replica(testShard); ok {
 			t.Fatal("still there")
 		}
@@ -171,7 +171,11 @@ func TestRecords(t *testing.T) {
 			t.Fatalf("came back as %v", r.record)
 		}
 		c.leader()
-		want(h.Destroy(ctx, testShard), "")
+		want(h.Destroy(ctx, record(1).ID), "") // a later one is there
+		if _, ok := h.Replica(testShard); !ok {
+			t.Fatal("the order to destroy another incarnation destroyed this one")
+		}
+		want(h.Destroy(ctx, record(2).ID), "")
 		c.down(1)
 		c.up(1)
 		if n := len(c.nodes[1].host.Replicas()); n != 0 {
@@ -216,11 +220,11 @@ func TestCreateAndDestroyCanBeRepeated(t *testing.T) {
 		pause(10 * time.Millisecond)
 		short, cancelShort := within(time.Second)
 		defer cancelShort()
-		if err := h.Destroy(short, 9); err == nil {
+		if err := h.Destroy(short, id); err == nil {
 			t.Fatal("destroyed while a write hangs")
 		}
 		release()
-		if err := h.Destroy(ctx, 9); err != nil {
+		if err := h.Destroy(ctx, id); err != nil {
 			t.Fatal(err)
 		}
 		if err := <-stuck; kv.OutcomeOf(err) == kv.OutcomeNotApplied {
@@ -256,7 +260,7 @@ func TestOtherIncarnationIsRefused(t *testing.T) {
 		victim := l.id.Node%3 + 1
 		ctx, cancel := within(10 * time.Second)
 		defer cancel()
-		if err := c.nodes[victim].host.Destroy(ctx, testShard); err != nil {
+		if err := c.nodes[victim].host.Destroy(ctx, kv.ServerID{Node: victim, Shard: testShard, Incarnation: 1}); err != nil {
 			t.Fatal(err)
 		}
 		delete(c.nodes[victim].disks, testShard)

@@ -26,6 +26,10 @@ type Options struct {
 	// Machine opens a replica's state machine, or makes an empty one. The host never
 	// closes it. It is called once per replica, from Open and Create.
 	Machine func(Record) (StateMachine, error)
+	// Drop removes what the machine of a destroyed replica holds, so that a later
+	// incarnation finds nothing of it; nil: nothing has to be. It may be called again
+	// for what it has removed.
+	Drop func(kv.ServerID) error
 	// Now is the wall clock; nil is time.Now.
 	Now    func() time.Time
 	Timing Timing

@@ -198,6 +198,17 @@ func (r *Replica) fail(what failed, err error) {
 	r.wake()
 }
 
+// giveUp stops the replica as fail does, and is no failure.
+func (r *Replica) giveUp(why error) {
+	r.mute.Add(1)
+	if !r.failure.CompareAndSwap(nil, &why) {
+		return
+	}
+	r.log.Info("the replica stops", "why", why)
+	r.tell(func() {})
+	r.wake()
+}
+
 // wake has everything that waits look at the state again.
 func (r *Replica) wake() {
 	r.proposer.queue.signal()
@@ -387,7 +398,7 @@ func (r *Replica) Status() kv.ReplicaStatus {
 		Members:      append([]kv.Member(nil), r.members()...),
 		AppliedIndex: r.machine.Applied().Index,
 	}
-	if cause := r.failure.Load(); cause != nil {
+	if cause := r.failure.Load(); cause != nil && !errors.Is(*cause, ErrGone) {
 		s.Failure = (*cause).Error()
 	}
 	inst := r.inst.Load()

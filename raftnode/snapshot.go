@@ -19,9 +19,11 @@ const (
 	trailingEntriesMin = 128
 	trailingBytes      = 32 << 20
 
-	// sendingProtects is how long a snapshot that is being sent keeps the log from
-	// being cut: the follower needs what follows the snapshot.
-	sendingProtects = 10 * time.Minute
+	// A snapshot that is being sent keeps the log from being cut, because the follower
+	// needs what follows it: until it has made no progress for sendingProtects, or
+	// so much was applied meanwhile that the disk counts for more.
+	sendingProtects      = 10 * time.Minute
+	sendingProtectsBytes = 1 << 30
 
 	// snapshotID names the one snapshot that there ever is: the state itself.
 	snapshotID = "state"
@@ -35,7 +37,7 @@ type snapshots struct {
 
 	mu      sync.Mutex
 	flushed kv.Applied        // the newest applied record that is on disk
-	sending map[int]time.Time // snapshots that are being sent, by a number of theirs, since when
+	sending map[int]time.Time // snapshots that are being sent, by a number of theirs: when last read
 	nextKey int
 }
 
@@ -115,6 +117,14 @@ type imageStream struct {
 	ended chan struct{}
 }
 
+// Read notes that the follower has come so far.
+func (i *imageStream) Read(p []byte) (int, error) {
+	i.s.mu.Lock()
+	i.s.sending[i.key] = time.Now()
+	i.s.mu.Unlock()
+	return i.PipeReader.Read(p)
+}
+
 // Close ends the writer and waits for it.
 func (i *imageStream) Close() error {
 	_ = i.PipeReader.Close() // never fails
@@ -129,8 +139,11 @@ func (i *imageStream) Close() error {
 func (s *snapshots) protected(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, since := range s.sending {
-		if now.Sub(since) < sendingProtects {
+	if s.r.sinceSnapshot.bytes.Load() >= sendingProtectsBytes {
+		return false
+	}
+	for _, progress := range s.sending {
+		if now.Sub(progress) < sendingProtects {
 			return true
 		}
 	}
@@ -151,6 +164,25 @@ func (s *snapshots) flushedIndex() uint64 {
 	defer s.mu.Unlock()
 	return s.flushed.Index
 }
+
+// Flush puts the state of a durable machine on disk.
+func (r *Replica) Flush() error {
+	applied := r.machine.Applied()
+	if r.record.Kind != Durable {
+		return nil
+	}
+	if err := r.machine.Flush(); err != nil {
+		err = fmt.Errorf("flush the state: %w", err)
+		r.fail(storageFailed, err)
+		return err
+	}
+	r.snaps.flushedTo(applied)
+	return nil
+}
+
+// FlushedIndex gives the newest applied index that is known to be on disk: a crash
+// takes the state back to that or to a later one.
+func (r *Replica) FlushedIndex() uint64 { return r.snaps.flushedIndex() }
 
 // Create gives the library something to hand to Persist.
 func (s *snapshots) Create(raft.SnapshotVersion, uint64, uint64, raft.Configuration, uint64, raft.Transport) (raft.SnapshotSink, error) {

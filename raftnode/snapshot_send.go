@@ -22,7 +22,10 @@ const (
 	sendPatience    = 15 * time.Second
 	installPatience = 10 * time.Minute
 	chunkRetry      = 50 * time.Millisecond
-	installPoll     = 100 * time.Millisecond
+	// paceKeepAlive is how long the receiver may hear nothing while this node keeps to
+	// its limit; well below stageIdle.
+	paceKeepAlive = 5 * time.Second
+	installPoll   = 100 * time.Millisecond
 )
 
 // sending is one snapshot on its way to a follower. One message is in flight at a
@@ -85,18 +88,26 @@ func (s *sending) run(data io.Reader) (chunkAnswer, error) {
 	return chunkAnswer{}, errors.New("the receiver wants more than there is")
 }
 
-// pace keeps to the node's limit for snapshots.
+// pace keeps to the node's limit for snapshots. A receiver that would otherwise
+// hear nothing for long is sent a chunk without content.
 func (s *sending) pace(n int) error {
 	limiter := s.r.host.opts.SnapshotRate
 	if limiter == nil {
 		return nil
 	}
-	select {
-	case <-time.After(limiter.ReserveN(time.Now(), min(n, limiter.Burst())).Delay()):
-		return nil
-	case <-s.t.stop:
-		return raft.ErrTransportShutdown
+	for wait := limiter.ReserveN(time.Now(), min(n, limiter.Burst())).Delay(); wait > 0; wait -= paceKeepAlive {
+		select {
+		case <-time.After(min(wait, paceKeepAlive)):
+		case <-s.t.stop:
+			return raft.ErrTransportShutdown
+		}
+		if wait > paceKeepAlive {
+			empty := sending{r: s.r, t: s.t, to: s.to, c: s.c}
+			empty.c.data, empty.c.last, empty.c.sum = nil, false, 0
+			_, _ = empty.once() // the chunk itself finds out what is wrong
+		}
 	}
+	return nil
 }
 
 // deliver sends the current chunk until the receiver has it. After the last one

@@ -1,10 +1,16 @@
 package raftnode
 
 import (
+	"errors"
 	"io"
 
 	"github.com/quorate-db/quorate/kv"
 )
+
+// ErrGone is what a machine's Apply gives whose state was taken away on purpose,
+// before its replica is destroyed: by another shard's that has absorbed it. The
+// replica stops, and nothing is wrong.
+var ErrGone = errors.New("the replica's state is no longer its own")
 
 // StateMachine is what a replica applies its log to. Apply, Image and Restore
 // are called from one goroutine at a time; Applied may be called from any.

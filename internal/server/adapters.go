@@ -97,12 +97,12 @@ func (p controlPeers) Dial(ctx context.Context, address string, method uint16, r
 // controlReplicas is what the control plane sees of this node's replicas.
 type controlReplicas struct {
 	host *raftnode.Host
-	logs *nodeLogs
+	logs *raftnode.NodeLogs
 	log  raftnode.LogKind // of data shards
 }
 
 func (c controlReplicas) Known(id kv.ServerID) bool {
-	incarnation, ok := c.logs.shared.MaxIncarnation(id.Shard)
+	incarnation, ok := c.logs.MaxIncarnation(id.Shard)
 	return ok && incarnation >= id.Incarnation
 }
 

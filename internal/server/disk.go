@@ -31,7 +31,7 @@ func diskOf(n *Node) *diskUsage {
 	fs, dir := n.world.FS, n.config.DataDir
 	return &diskUsage{
 		fs: fs, dir: dir, now: n.world.Now,
-		dbs:  func() int64 { return n.db.Metrics().DiskBytes + n.logs.shared.Stats().DiskBytes },
+		dbs:  func() int64 { return n.db.Metrics().DiskBytes + n.raftLog.Stats().DiskBytes },
 		rest: []string{fs.PathJoin(dir, "bolt"), fs.PathJoin(dir, "snapshots")},
 	}
 }

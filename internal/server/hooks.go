@@ -124,7 +124,7 @@ func storeFigures(n *Node) metrics.Store {
 }
 
 func logFigures(n *Node) metrics.Log {
-	l := n.logs.shared.Stats()
+	l := n.raftLog.Stats()
 	return metrics.Log{
 		DiskBytes: l.DiskBytes, MemtableBytes: l.MemTableBytes, EntryCacheBytes: l.EntryCacheBytes,
 		ReadAmplification: int64(l.ReadAmp),

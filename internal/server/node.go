@@ -53,7 +53,8 @@ type Node struct {
 	identity *Identity
 	book     *addressBook
 	mesh     Mesh
-	logs     *nodeLogs
+	raftLog  *raftlog.Shared
+	logs     *raftnode.NodeLogs
 	db       *store.DB
 	disk     *diskUsage
 	machine  *placement.Machine
@@ -159,7 +160,8 @@ func (n *Node) name() string {
 
 func (n *Node) openStorage() error {
 	fs, dir := n.world.FS, n.config.DataDir
-	shared, err := raftlog.OpenShared(fs, fs.PathJoin(dir, "raftlog"), raftlog.Options{
+	var err error
+	n.raftLog, err = raftlog.OpenShared(fs, fs.PathJoin(dir, "raftlog"), raftlog.Options{
 		BeforeCommit: n.world.BeforeLogWrite,
 		Logger:       n.log,
 		OnFatal:      func(err error) { n.die(fmt.Errorf("raft log: %w", err)) },
@@ -168,13 +170,14 @@ func (n *Node) openStorage() error {
 	if err != nil {
 		return fmt.Errorf("raft log: %w", err)
 	}
-	n.logs = &nodeLogs{shared: shared}
+	boltDir := ""
 	if n.world.OnDisk {
-		n.logs.boltDir = fs.PathJoin(dir, "bolt")
-		if err := engine.MkdirSynced(fs, n.logs.boltDir); err != nil {
+		boltDir = fs.PathJoin(dir, "bolt")
+		if err := engine.MkdirSynced(fs, boltDir); err != nil {
 			return fmt.Errorf("raft log: %w", err)
 		}
 	}
+	n.logs = raftnode.NewNodeLogs(n.raftLog, boltDir)
 	n.db, err = store.Open(store.Options{
 		Dir:     fs.PathJoin(dir, "store"),
 		FS:      fs,
@@ -242,8 +245,8 @@ func (n *Node) Close(ctx context.Context) error {
 	if n.db != nil {
 		errs = append(errs, n.db.Close())
 	}
-	if n.logs != nil {
-		errs = append(errs, n.logs.shared.Close())
+	if n.raftLog != nil {
+		errs = append(errs, n.raftLog.Close())
 	}
 	if n.lock != nil {
 		errs = append(errs, n.lock.Close())
