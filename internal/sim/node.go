@@ -38,6 +38,8 @@ type Node struct {
 	// mutex does not let virtual time pass.
 	changing chan struct{}
 
+	supervisors sync.WaitGroup
+
 	mu    sync.Mutex
 	id    kv.NodeID // of the data directory; zero before the first start
 	disk  *disk
@@ -116,7 +118,7 @@ func (n *Node) Start() error {
 	n.mu.Lock()
 	n.id, n.run, n.quit = run.Identity().Node(), run, quit
 	n.mu.Unlock()
-	go n.supervise(run, quit)
+	n.supervisors.Go(func() { n.supervise(run, quit) })
 	return nil
 }
 
@@ -198,6 +200,7 @@ func (n *Node) Close() {
 	n.over = true
 	n.mu.Unlock()
 	n.Crash(simnet.Killed, 100, nil)
+	n.supervisors.Wait()
 }
 
 // CrashAt is Crash before the ops-th operation on the disk that changes it, or
