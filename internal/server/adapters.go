@@ -11,15 +11,9 @@ import (
 	"github.com/quorate-db/quorate/placement"
 	"github.com/quorate-db/quorate/raftnode"
 	"github.com/quorate-db/quorate/raftnode/peer"
-	"github.com/quorate-db/quorate/store"
 )
 
 // The adapters below do nothing but fit one room's door to another's.
-
-// dataMachine is a data shard's state machine as raftnode wants it.
-type dataMachine struct{ *store.Replica }
-
-func (m dataMachine) Image() (raftnode.Image, error) { return m.Replica.Image() }
 
 // metaMachine is the meta shard's.
 type metaMachine struct{ *placement.Machine }
@@ -31,14 +25,21 @@ func noReplica(shard kv.ShardID) error {
 }
 
 // localShards is what the router sees of this node's replicas.
-type localShards struct{ host *raftnode.Host }
+type localShards struct {
+	host  *raftnode.Host
+	loads *loads
+}
 
 func (l localShards) Propose(ctx context.Context, shard kv.ShardID, command []byte, versions uint32) ([]byte, error) {
 	r, ok := l.host.Replica(shard)
 	if !ok {
 		return nil, noReplica(shard)
 	}
-	return r.Propose(ctx, command, versions)
+	answer, err := r.Propose(ctx, command, versions)
+	if err == nil {
+		l.loads.of(shard).wrote(command, versions)
+	}
+	return answer, err
 }
 
 func (l localShards) ReadIndex(ctx context.Context, shard kv.ShardID) error {
@@ -58,6 +59,7 @@ func (l localShards) Read(shard kv.ShardID, req *kvpb.ReadRequest) (*kvpb.ReadRe
 	if !ok {
 		return nil, noReplica(shard) // the meta shard holds no keys
 	}
+	l.loads.of(shard).read(req)
 	return m.Read(req), nil
 }
 
@@ -96,9 +98,10 @@ func (p controlPeers) Dial(ctx context.Context, address string, method uint16, r
 
 // controlReplicas is what the control plane sees of this node's replicas.
 type controlReplicas struct {
-	host *raftnode.Host
-	logs *raftnode.NodeLogs
-	log  raftnode.LogKind // of data shards
+	host  *raftnode.Host
+	logs  *raftnode.NodeLogs
+	log   raftnode.LogKind // of data shards
+	loads *loads
 }
 
 func (c controlReplicas) Known(id kv.ServerID) bool {
@@ -127,6 +130,12 @@ func (c controlReplicas) States() []placement.ReplicaState {
 		if m, ok := r.Machine().(dataMachine); ok {
 			stats := m.Stats()
 			s.Descriptor, s.Bytes, s.Keys = m.Descriptor(), stats.Bytes, stats.Keys
+			s.Reads, s.Writes = c.loads.served(m.Shard())
+			// Only once it is on disk: until then a crash can take the state back to before
+			// that entry, and the neighbour's could then apply the merge before this one.
+			if index, into := m.frozen(); index > 0 && index <= r.FlushedIndex() {
+				s.FrozenIndex, s.FrozenInto = index, into
+			}
 		}
 		out = append(out, s)
 	}

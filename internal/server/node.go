@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/placement"
 	"github.com/quorate-db/quorate/raftnode"
@@ -63,6 +65,9 @@ type Node struct {
 	router   *router.Router
 	sweeper  *sweeper
 
+	loads        *loads
+	snapshotRate *rate.Limiter
+
 	fatal chan error // first reason to end the process; one slot
 }
 
@@ -71,7 +76,10 @@ const lockFile = "LOCK"
 // Open starts a node and returns when it runs; joining a cluster goes on behind
 // (Joined). On error nothing is left running.
 func Open(ctx context.Context, config Config, world World) (*Node, error) {
-	n := &Node{config: config, world: world, log: world.Logger, fatal: make(chan error, 1)}
+	n := &Node{
+		config: config, world: world, log: world.Logger, fatal: make(chan error, 1),
+		loads: &loads{}, snapshotRate: newSnapshotRate(),
+	}
 	if err := n.open(ctx); err != nil {
 		closeCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), config.Timing.ShutdownWait)
 		defer cancel()
@@ -102,7 +110,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.control.Register()
 	n.router = router.New(router.Options{
 		Self:   n.identity.Node(),
-		Local:  localShards{n.host},
+		Local:  localShards{n.host, n.loads},
 		Map:    placement.NewMap(n.machine),
 		Peers:  routerPeers{n.mesh},
 		Now:    n.world.Now,

@@ -49,6 +49,13 @@ func (n *Node) hostOptions() raftnode.Options {
 		Timing:  t,
 		Logger:  n.log,
 		Hooks:   hooks,
+		Drop: func(id kv.ServerID) error {
+			if id.Shard == kv.MetaShard {
+				return nil // in memory, and in the host's own files
+			}
+			return n.db.DropReplica(id.Shard)
+		},
+		SnapshotRate: n.snapshotRate,
 	}
 }
 
@@ -74,12 +81,16 @@ func (n *Node) diskUsed() (used, free int64) {
 	return d.UsedBytes, d.FreeBytes
 }
 
+// dataLog says where new replicas of data shards keep their logs.
+func (n *Node) dataLog() raftnode.LogKind {
+	if n.config.Log == "bolt" {
+		return raftnode.BoltLog
+	}
+	return raftnode.SharedLog
+}
+
 func (n *Node) controlOptions() placement.Options {
 	c := n.config
-	log := raftnode.SharedLog
-	if c.Log == "bolt" {
-		log = raftnode.BoltLog
-	}
 	points := make([][]byte, 0, len(c.Initial.SplitPoints))
 	for _, p := range c.Initial.SplitPoints {
 		points = append(points, []byte(p))
@@ -100,7 +111,8 @@ func (n *Node) controlOptions() placement.Options {
 		Machine:           n.machine,
 		Identity:          n.identity,
 		Meta:              metaReplica{n.host},
-		Replicas:          controlReplicas{host: n.host, logs: n.logs, log: log},
+		Replicas:          controlReplicas{host: n.host, logs: n.logs, log: n.dataLog(), loads: n.loads},
+		Actions:           controlActions{n},
 		Peers:             controlPeers{routerPeers{n.mesh}},
 		ReplicationFactor: c.Initial.ReplicationFactor,
 		SplitPoints:       points,
