@@ -2,12 +2,14 @@ package placement
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/kv/planted"
 	"github.com/quorate-db/quorate/placement/metapb"
 )
 
@@ -31,27 +33,49 @@ func refuse(code kv.Code, format string, args ...any) *metapb.Result {
 }
 
 // command gives the state after c and the answer to it. The state is s itself if
-// nothing changed.
-func (s *State) command(c *metapb.Command) (*State, *metapb.Result) {
+// nothing changed. At is the entry's time, milliseconds since the Unix epoch.
+func (s *State) command(c *metapb.Command, at int64) (*State, *metapb.Result) {
 	switch body := c.Body.(type) {
 	case *metapb.Command_FoundCluster:
-		return s.foundCluster(body.FoundCluster)
+		return s.foundCluster(body.FoundCluster, at)
 	case *metapb.Command_RegisterNode:
-		return s.registerNode(body.RegisterNode)
+		return s.registerNode(body.RegisterNode, at)
 	case *metapb.Command_SetNodeState:
-		return s.setNodeState(body.SetNodeState)
+		return s.setNodeState(body.SetNodeState, at)
 	case *metapb.Command_CreateShards:
-		return s.createShards(body.CreateShards)
+		return s.createShards(body.CreateShards, at)
 	case *metapb.Command_ReportDescriptors:
-		return s.reportDescriptors(body.ReportDescriptors)
+		return s.reportDescriptors(body.ReportDescriptors, at)
 	case *metapb.Command_AllocateShards:
 		return s.allocateShards(body.AllocateShards)
+	case *metapb.Command_SetConfig:
+		return s.setConfig(body.SetConfig, at)
+	case *metapb.Command_RemoveNode:
+		return s.removeNode(body.RemoveNode, at)
+	case *metapb.Command_BeginMove:
+		return s.beginMove(body.BeginMove, at)
+	case *metapb.Command_CancelMove:
+		return s.cancelMove(body.CancelMove, at)
+	case *metapb.Command_BeginSplit:
+		return s.beginSplit(body.BeginSplit, at)
+	case *metapb.Command_EndSplit:
+		return s.endSplit(body.EndSplit, at)
+	case *metapb.Command_BeginMerge:
+		return s.beginMerge(body.BeginMerge, at)
+	case *metapb.Command_AdvanceMerge:
+		return s.advanceMerge(body.AdvanceMerge, at)
+	case *metapb.Command_BeginRebalance:
+		return s.beginRebalance(at)
+	case *metapb.Command_EndOperation:
+		return s.endOperation(body.EndOperation, at)
+	case *metapb.Command_AppendEvents:
+		return s.appendEvents(body.AppendEvents)
 	default:
 		return s, refuse(kv.CodeInternal, "no rule for this command")
 	}
 }
 
-func (s *State) foundCluster(c *metapb.FoundCluster) (*State, *metapb.Result) {
+func (s *State) foundCluster(c *metapb.FoundCluster, at int64) (*State, *metapb.Result) {
 	set := c.GetSettings()
 	switch {
 	case s.clusterID != "":
@@ -64,21 +88,25 @@ func (s *State) foundCluster(c *metapb.FoundCluster) (*State, *metapb.Result) {
 	if err := checkSplitPoints(set.SplitPoints); err != nil {
 		return s, &metapb.Result{Error: kv.ToWire(err)}
 	}
+	config, err := foundConfig(set)
+	if err != nil {
+		return s, &metapb.Result{Error: kv.ToWire(err)}
+	}
 	next := *s
 	next.clusterID = c.ClusterId
-	next.settings = proto.CloneOf(set)
-	return next.register(c.GetFounder(), s)
+	next.settings, next.config = proto.CloneOf(set), config
+	return next.register(c.GetFounder(), s, at)
 }
 
-func (s *State) registerNode(c *metapb.RegisterNode) (*State, *metapb.Result) {
+func (s *State) registerNode(c *metapb.RegisterNode, at int64) (*State, *metapb.Result) {
 	if s.clusterID == "" || c.GetClusterId() != s.clusterID {
 		return s, refuse(kv.CodeConflict, "this is cluster %q, not %q", s.clusterID, c.GetClusterId())
 	}
-	return s.register(c.GetNode(), s)
+	return s.register(c.GetNode(), s, at)
 }
 
 // register adds a node or updates it. When it refuses, the state is old.
-func (s *State) register(n *metapb.Node, old *State) (*State, *metapb.Result) {
+func (s *State) register(n *metapb.Node, old *State, at int64) (*State, *metapb.Result) {
 	if n.GetId() == 0 || n.GetPeerAddress() == "" {
 		return old, refuse(kv.CodeInvalid, "a node needs an id and a peer address")
 	}
@@ -88,7 +116,7 @@ func (s *State) register(n *metapb.Node, old *State) (*State, *metapb.Result) {
 		}
 	}
 	known := s.Node(kv.NodeID(n.Id))
-	if known.GetState() == metapb.NodeState_NODE_REMOVED {
+	if known.GetState() == metapb.NodeState_NODE_REMOVED && !planted.On(planted.RemovedNodeReturns) {
 		return old, refuse(kv.CodeConflict, "node %s was removed from the cluster; its data directory cannot come back", kv.NodeID(n.Id))
 	}
 	record := &metapb.Node{
@@ -110,14 +138,25 @@ func (s *State) register(n *metapb.Node, old *State) (*State, *metapb.Result) {
 			return s, &metapb.Result{Node: known}
 		}
 		record.State, record.Ordinal, record.MetaIncarnation = known.State, known.Ordinal, known.MetaIncarnation
+		if known.State == metapb.NodeState_NODE_REMOVED {
+			record.State = metapb.NodeState_NODE_ACTIVE // only with the planted fault
+		}
 		return s.withNode(record), &metapb.Result{Node: record}
 	}
 	next := s.withNode(record)
 	next.nextOrdinal++
+	next.event(at, EventNodeJoined, record.Id, 0, inZone(fmt.Sprintf("node %s at %s joined", record.Name, record.PeerAddress), record.Zone))
 	return next, &metapb.Result{Node: record}
 }
 
-func (s *State) setNodeState(c *metapb.SetNodeState) (*State, *metapb.Result) {
+func inZone(text, zone string) string {
+	if zone == "" {
+		return text
+	}
+	return text + " in zone " + zone
+}
+
+func (s *State) setNodeState(c *metapb.SetNodeState, at int64) (*State, *metapb.Result) {
 	known := s.Node(kv.NodeID(c.GetNode()))
 	switch {
 	case known == nil:
@@ -127,23 +166,42 @@ func (s *State) setNodeState(c *metapb.SetNodeState) (*State, *metapb.Result) {
 	case known.State == metapb.NodeState_NODE_REMOVED:
 		return s, refuse(kv.CodeConflict, "node %s was removed", kv.NodeID(c.Node))
 	}
+	kind, detail := "", ""
 	switch c.State {
 	case metapb.NodeState_NODE_ACTIVE, metapb.NodeState_NODE_DRAINING:
+		if known.State == metapb.NodeState_NODE_REMOVING {
+			return s, refuse(kv.CodeConflict, "node %s is being removed: cancel that operation first", known.Name)
+		}
+		kind, detail = EventNodeDraining, fmt.Sprintf("node %s is draining: its leaders move away", known.Name)
+		if c.State == metapb.NodeState_NODE_ACTIVE {
+			kind, detail = EventNodeActive, fmt.Sprintf("node %s may lead again", known.Name)
+		}
 	case metapb.NodeState_NODE_REMOVED:
 		for _, h := range s.shards {
 			if replicaOf(h.Current, c.Node) != nil {
 				return s, refuse(kv.CodeConflict, "node %s still holds a replica of shard %d", kv.NodeID(c.Node), h.Current.Shard)
 			}
 		}
+		for _, m := range s.changes.moves {
+			if m.Add.GetNode() == c.Node {
+				return s, refuse(kv.CodeConflict, "a replica of shard %d is on its way to node %s", m.Shard, kv.NodeID(c.Node))
+			}
+		}
+		kind, detail = EventNodeRemoved, fmt.Sprintf("node %s was removed", known.Name)
 	default:
 		return s, refuse(kv.CodeInvalid, "no such node state: %d", c.State)
 	}
 	record := proto.CloneOf(known)
 	record.State = c.State
-	return s.withNode(record), &metapb.Result{Node: record}
+	next := s.withNode(record)
+	next.event(at, kind, c.Node, 0, detail)
+	if op := s.removal(c.Node); op != nil && c.State == metapb.NodeState_NODE_REMOVED {
+		next.end(at, op.Id, kv.OperationDone, "")
+	}
+	return next, &metapb.Result{Node: record}
 }
 
-func (s *State) createShards(c *metapb.CreateShards) (*State, *metapb.Result) {
+func (s *State) createShards(c *metapb.CreateShards, at int64) (*State, *metapb.Result) {
 	first := s.nextShard
 	if s.clusterID == "" || len(s.shards) > 0 {
 		return s, refuse(kv.CodeConflict, "the initial shards are made once, after founding")
@@ -167,6 +225,7 @@ func (s *State) createShards(c *metapb.CreateShards) (*State, *metapb.Result) {
 		end = d.End
 		next.shards = append(next.shards, &metapb.Shard{
 			Current: proto.CloneOf(d), State: metapb.ShardState_SHARD_CREATING, Initial: proto.CloneOf(d),
+			NextIncarnation: firstShardIncarnation + 1, ChangedMs: at,
 		})
 		next.segments = append(next.segments, segment{start: slices.Clone(d.Start), shard: kv.ShardID(d.Shard), generation: d.Generation})
 	}

@@ -152,7 +152,7 @@ func (v *version) command(data []byte) (*metapb.Result, error) {
 	if c.Format == 0 || c.Body == nil {
 		return refuse(kv.CodeInvalid, "a command without a format or a body"), nil
 	}
-	next, result := v.state.command(&c)
+	next, result := v.state.command(&c, v.applied.NowMs)
 	v.state = next
 	return result, nil
 }

@@ -21,10 +21,16 @@ type State struct {
 	segments    segments
 	nextShard   uint64
 	nextOrdinal uint64
+	config      *metapb.ClusterConfig
+	changes     changes
+	history     history
 }
 
 func emptyState() *State {
-	return &State{settings: &metapb.Settings{}, nextShard: uint64(kv.FirstDataShard), nextOrdinal: 1}
+	return &State{
+		settings: &metapb.Settings{}, config: configToProto(DefaultConfig()), nextShard: uint64(kv.FirstDataShard), nextOrdinal: 1,
+		history: history{nextOperation: 1, nextEvent: 1},
+	}
 }
 
 // ClusterID is empty before the cluster is founded.
@@ -101,6 +107,10 @@ func (s *State) toProto() *metapb.State {
 		Shards:      s.shards,
 		NextShard:   s.nextShard,
 		NextOrdinal: s.nextOrdinal,
+		Config:      s.config,
+		Moves:       s.changes.moves, Splits: s.changes.splits, Merges: s.changes.merges, Retired: s.changes.retired,
+		Operations: s.history.operations, Events: s.history.events,
+		NextOperation: s.history.nextOperation, NextEvent: s.history.nextEvent,
 	}
 	for _, e := range s.segments {
 		out.Segments = append(out.Segments, &metapb.Segment{Start: e.start, Shard: uint64(e.shard), Generation: e.generation})
@@ -120,9 +130,22 @@ func stateFromProto(p *metapb.State) (*State, error) {
 		shards:      p.Shards,
 		nextShard:   p.NextShard,
 		nextOrdinal: p.NextOrdinal,
+		config:      p.Config,
+		changes:     changes{moves: p.Moves, splits: p.Splits, merges: p.Merges, retired: p.Retired},
+		history: history{
+			operations: p.Operations, events: p.Events,
+			nextOperation: max(1, p.NextOperation), nextEvent: max(1, p.NextEvent),
+		},
 	}
 	if s.settings == nil {
 		s.settings = &metapb.Settings{}
+	}
+	if s.config == nil { // an image from before there was one
+		c := DefaultConfig()
+		if rf := int(s.settings.ReplicationFactor); rf > 0 {
+			c.ReplicationFactor = rf
+		}
+		s.config = configToProto(c)
 	}
 	for _, e := range p.Segments {
 		s.segments = append(s.segments, segment{start: e.Start, shard: kv.ShardID(e.Shard), generation: e.Generation})
@@ -156,7 +179,7 @@ func (s *State) check() error {
 			return fmt.Errorf("the shard map names shard %s, which has no record", e.shard)
 		}
 	}
-	return nil
+	return s.checkChanges()
 }
 
 // sameNode reports whether two nodes have the same names and addresses.

@@ -25,11 +25,12 @@ type twin struct {
 	newest     map[uint64]uint64 // generation of each shard's record
 	config     map[uint64]uint64
 	span       map[uint64][2]int
+	retired    map[uint64]bool
 }
 
 // report is P2 without segments.
 func (w *twin) report(shard, generation uint64, from, to int, config, next uint64) {
-	if shard >= next || config == 0 || config < w.config[shard] {
+	if w.retired[shard] || shard >= next || config == 0 || config < w.config[shard] {
 		return
 	}
 	if known, ok := w.newest[shard]; ok {
@@ -51,6 +52,7 @@ func (w *twin) report(shard, generation uint64, from, to int, config, next uint6
 	w.newest[shard], w.config[shard], w.span[shard] = generation, config, [2]int{from, to}
 	for id := range w.newest {
 		if !slices.Contains(w.shard[:], id) {
+			w.retired[id] = true
 			delete(w.newest, id)
 			delete(w.config, id)
 			delete(w.span, id)
@@ -74,7 +76,7 @@ func TestMapAgainstTwin(t *testing.T) {
 		d.do(t, cmdFound("c", 3, testNode(1)))
 		cut := rapid.IntRange(1, twinKeys-1).Draw(t, "cut")
 		d.do(t, cmdCreate(descriptor(2, 1, "", twinKey(cut), 1), descriptor(3, 1, twinKey(cut), "", 1)))
-		w := &twin{newest: map[uint64]uint64{2: 1, 3: 1}, config: map[uint64]uint64{}, span: map[uint64][2]int{2: {0, cut}, 3: {cut, twinKeys}}}
+		w := &twin{newest: map[uint64]uint64{2: 1, 3: 1}, config: map[uint64]uint64{}, span: map[uint64][2]int{2: {0, cut}, 3: {cut, twinKeys}}, retired: map[uint64]bool{}}
 		for k := range twinKeys {
 			w.shard[k], w.generation[k] = 2, 1
 			if k >= cut {
@@ -172,6 +174,11 @@ func FuzzApply(f *testing.F) {
 	for _, c := range []*metapb.Command{
 		cmdFound("c", 3, testNode(1)), cmdRegister("c", testNode(2)), cmdState(1, metapb.NodeState_NODE_DRAINING), cmdAllocate(2),
 		cmdCreate(descriptor(2, 1, "", "", 1)), cmdReport(&metapb.DescriptorReport{Shard: descriptor(2, 2, "a", "", 1), ConfigIndex: 3}),
+		cmdConfig(DefaultConfig()), cmdRemove(1), cmdMove(2, 4, 1), cmdCancelMove(&metapb.Move{Shard: 2}), cmdSplit(2, "f"), cmdMerge(2, 3),
+		cmdAdvance(2, 3, metapb.MergeStage_MERGE_ALIGNING, metapb.MergeStage_MERGE_FREEZING, 0), cmdEnd(1, kv.OperationCancelled),
+		{Body: &metapb.Command_BeginRebalance{BeginRebalance: &metapb.BeginRebalance{}}},
+		{Body: &metapb.Command_AppendEvents{AppendEvents: &metapb.AppendEvents{Events: []*metapb.Event{{Kind: EventLeader}}}}},
+		{Body: &metapb.Command_EndSplit{EndSplit: &metapb.EndSplit{Shard: 2, Child: 4}}},
 	} {
 		c.Format = CommandFormat
 		data, err := proto.Marshal(c)

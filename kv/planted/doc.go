@@ -48,6 +48,10 @@ const (
 	StaleByHeartbeat
 	// StallIgnored: a leader whose disk hangs goes on leading (R13).
 	StallIgnored
+	// RemovedNodeReturns: a node that was removed may register again (P3).
+	RemovedNodeReturns
+	// ZonesIgnored: replicas are placed without regard to zones (P9).
+	ZonesIgnored
 	faults
 )
 
@@ -56,6 +60,7 @@ var names = [...]string{
 	"vote-forgotten", "cut-before-flush", "applied-apart", "image-without-requests", "image-without-tombstones",
 	"no-deduplication", "versions-by-clock", "forgotten-condition", "new-id-per-attempt", "unknown-as-not-applied",
 	"lost-as-not-applied", "stale-by-heartbeat", "stall-ignored",
+	"removed-node-returns", "zones-ignored",
 }
 
 // String gives the fault's name.

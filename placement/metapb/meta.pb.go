@@ -33,6 +33,7 @@ const (
 	NodeState_NODE_ACTIVE      NodeState = 1
 	NodeState_NODE_DRAINING    NodeState = 2 // keeps its replicas, should lead nothing
 	NodeState_NODE_REMOVED     NodeState = 3 // final; the record stays so that the id is never used again
+	NodeState_NODE_REMOVING    NodeState = 4 // its replicas move off; then it is removed
 )
 
 // Enum value maps for NodeState.
@@ -42,12 +43,14 @@ var (
 		1: "NODE_ACTIVE",
 		2: "NODE_DRAINING",
 		3: "NODE_REMOVED",
+		4: "NODE_REMOVING",
 	}
 	NodeState_value = map[string]int32{
 		"NODE_UNSPECIFIED": 0,
 		"NODE_ACTIVE":      1,
 		"NODE_DRAINING":    2,
 		"NODE_REMOVED":     3,
+		"NODE_REMOVING":    4,
 	}
 )
 
@@ -127,6 +130,210 @@ func (ShardState) EnumDescriptor() ([]byte, []int) {
 	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{1}
 }
 
+type MoveReason int32
+
+const (
+	MoveReason_MOVE_UNSPECIFIED MoveReason = 0
+	MoveReason_MOVE_GROW        MoveReason = 1  // too few replicas
+	MoveReason_MOVE_SHRINK      MoveReason = 2  // too many
+	MoveReason_MOVE_DEAD        MoveReason = 3  // its node is dead for longer than the grace
+	MoveReason_MOVE_LEAVING     MoveReason = 4  // its node is being removed
+	MoveReason_MOVE_ZONE        MoveReason = 5  // two replicas in one zone
+	MoveReason_MOVE_BALANCE     MoveReason = 6  // evenness
+	MoveReason_MOVE_ALIGN       MoveReason = 7  // for a merge
+	MoveReason_MOVE_ORDERED     MoveReason = 8  // by hand
+	MoveReason_MOVE_LEFTOVER    MoveReason = 9  // a follower without a vote that belongs to no move
+	MoveReason_MOVE_FAILED      MoveReason = 10 // the replica stopped and does not come back
+)
+
+// Enum value maps for MoveReason.
+var (
+	MoveReason_name = map[int32]string{
+		0:  "MOVE_UNSPECIFIED",
+		1:  "MOVE_GROW",
+		2:  "MOVE_SHRINK",
+		3:  "MOVE_DEAD",
+		4:  "MOVE_LEAVING",
+		5:  "MOVE_ZONE",
+		6:  "MOVE_BALANCE",
+		7:  "MOVE_ALIGN",
+		8:  "MOVE_ORDERED",
+		9:  "MOVE_LEFTOVER",
+		10: "MOVE_FAILED",
+	}
+	MoveReason_value = map[string]int32{
+		"MOVE_UNSPECIFIED": 0,
+		"MOVE_GROW":        1,
+		"MOVE_SHRINK":      2,
+		"MOVE_DEAD":        3,
+		"MOVE_LEAVING":     4,
+		"MOVE_ZONE":        5,
+		"MOVE_BALANCE":     6,
+		"MOVE_ALIGN":       7,
+		"MOVE_ORDERED":     8,
+		"MOVE_LEFTOVER":    9,
+		"MOVE_FAILED":      10,
+	}
+)
+
+func (x MoveReason) Enum() *MoveReason {
+	p := new(MoveReason)
+	*p = x
+	return p
+}
+
+func (x MoveReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MoveReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_placement_metapb_meta_proto_enumTypes[2].Descriptor()
+}
+
+func (MoveReason) Type() protoreflect.EnumType {
+	return &file_placement_metapb_meta_proto_enumTypes[2]
+}
+
+func (x MoveReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MoveReason.Descriptor instead.
+func (MoveReason) EnumDescriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{2}
+}
+
+type MergeStage int32
+
+const (
+	MergeStage_MERGE_UNSPECIFIED MergeStage = 0
+	MergeStage_MERGE_ALIGNING    MergeStage = 1 // right's replicas move to where left's are
+	MergeStage_MERGE_FREEZING    MergeStage = 2 // right is told to freeze
+	MergeStage_MERGE_FROZEN      MergeStage = 3 // wait for all replicas of right, then left absorbs it
+	MergeStage_MERGE_REFUSING    MergeStage = 4 // given up: left's generation is raised
+	MergeStage_MERGE_UNFREEZING  MergeStage = 5 // then right goes on
+	MergeStage_MERGE_ENDED       MergeStage = 6 // never stored
+)
+
+// Enum value maps for MergeStage.
+var (
+	MergeStage_name = map[int32]string{
+		0: "MERGE_UNSPECIFIED",
+		1: "MERGE_ALIGNING",
+		2: "MERGE_FREEZING",
+		3: "MERGE_FROZEN",
+		4: "MERGE_REFUSING",
+		5: "MERGE_UNFREEZING",
+		6: "MERGE_ENDED",
+	}
+	MergeStage_value = map[string]int32{
+		"MERGE_UNSPECIFIED": 0,
+		"MERGE_ALIGNING":    1,
+		"MERGE_FREEZING":    2,
+		"MERGE_FROZEN":      3,
+		"MERGE_REFUSING":    4,
+		"MERGE_UNFREEZING":  5,
+		"MERGE_ENDED":       6,
+	}
+)
+
+func (x MergeStage) Enum() *MergeStage {
+	p := new(MergeStage)
+	*p = x
+	return p
+}
+
+func (x MergeStage) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MergeStage) Descriptor() protoreflect.EnumDescriptor {
+	return file_placement_metapb_meta_proto_enumTypes[3].Descriptor()
+}
+
+func (MergeStage) Type() protoreflect.EnumType {
+	return &file_placement_metapb_meta_proto_enumTypes[3]
+}
+
+func (x MergeStage) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MergeStage.Descriptor instead.
+func (MergeStage) EnumDescriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{3}
+}
+
+type ShardAction int32
+
+const (
+	ShardAction_SHARD_NOTHING       ShardAction = 0
+	ShardAction_SHARD_ADD_NONVOTER  ShardAction = 1
+	ShardAction_SHARD_PROMOTE       ShardAction = 2
+	ShardAction_SHARD_REMOVE        ShardAction = 3
+	ShardAction_SHARD_MEMBERS       ShardAction = 4
+	ShardAction_SHARD_SPLIT         ShardAction = 5
+	ShardAction_SHARD_FREEZE        ShardAction = 6
+	ShardAction_SHARD_ABSORB        ShardAction = 7
+	ShardAction_SHARD_REFUSE_ABSORB ShardAction = 8
+	ShardAction_SHARD_UNFREEZE      ShardAction = 9
+)
+
+// Enum value maps for ShardAction.
+var (
+	ShardAction_name = map[int32]string{
+		0: "SHARD_NOTHING",
+		1: "SHARD_ADD_NONVOTER",
+		2: "SHARD_PROMOTE",
+		3: "SHARD_REMOVE",
+		4: "SHARD_MEMBERS",
+		5: "SHARD_SPLIT",
+		6: "SHARD_FREEZE",
+		7: "SHARD_ABSORB",
+		8: "SHARD_REFUSE_ABSORB",
+		9: "SHARD_UNFREEZE",
+	}
+	ShardAction_value = map[string]int32{
+		"SHARD_NOTHING":       0,
+		"SHARD_ADD_NONVOTER":  1,
+		"SHARD_PROMOTE":       2,
+		"SHARD_REMOVE":        3,
+		"SHARD_MEMBERS":       4,
+		"SHARD_SPLIT":         5,
+		"SHARD_FREEZE":        6,
+		"SHARD_ABSORB":        7,
+		"SHARD_REFUSE_ABSORB": 8,
+		"SHARD_UNFREEZE":      9,
+	}
+)
+
+func (x ShardAction) Enum() *ShardAction {
+	p := new(ShardAction)
+	*p = x
+	return p
+}
+
+func (x ShardAction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ShardAction) Descriptor() protoreflect.EnumDescriptor {
+	return file_placement_metapb_meta_proto_enumTypes[4].Descriptor()
+}
+
+func (ShardAction) Type() protoreflect.EnumType {
+	return &file_placement_metapb_meta_proto_enumTypes[4]
+}
+
+func (x ShardAction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ShardAction.Descriptor instead.
+func (ShardAction) EnumDescriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{4}
+}
+
 // State is what the meta shard holds, as it stands in a snapshot.
 type State struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -137,6 +344,15 @@ type State struct {
 	Segments      []*Segment             `protobuf:"bytes,5,rep,name=segments,proto3" json:"segments,omitempty"`                           // ascending start: the shard map
 	NextShard     uint64                 `protobuf:"varint,6,opt,name=next_shard,json=nextShard,proto3" json:"next_shard,omitempty"`       // the least shard id that was never given out
 	NextOrdinal   uint64                 `protobuf:"varint,7,opt,name=next_ordinal,json=nextOrdinal,proto3" json:"next_ordinal,omitempty"` // likewise for nodes
+	Config        *ClusterConfig         `protobuf:"bytes,8,opt,name=config,proto3" json:"config,omitempty"`
+	Moves         []*Move                `protobuf:"bytes,9,rep,name=moves,proto3" json:"moves,omitempty"`            // ascending shard, at most one of each
+	Splits        []*Split               `protobuf:"bytes,10,rep,name=splits,proto3" json:"splits,omitempty"`         // ascending shard, at most one of each
+	Merges        []*Merge               `protobuf:"bytes,11,rep,name=merges,proto3" json:"merges,omitempty"`         // ascending left shard
+	Retired       []*Retired             `protobuf:"bytes,12,rep,name=retired,proto3" json:"retired,omitempty"`       // ascending shard; the last that were merged away
+	Operations    []*Operation           `protobuf:"bytes,13,rep,name=operations,proto3" json:"operations,omitempty"` // ascending id; those under way and the last that ended
+	Events        []*Event               `protobuf:"bytes,14,rep,name=events,proto3" json:"events,omitempty"`         // ascending seq; the last ones
+	NextOperation uint64                 `protobuf:"varint,15,opt,name=next_operation,json=nextOperation,proto3" json:"next_operation,omitempty"`
+	NextEvent     uint64                 `protobuf:"varint,16,opt,name=next_event,json=nextEvent,proto3" json:"next_event,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -220,12 +436,76 @@ func (x *State) GetNextOrdinal() uint64 {
 	return 0
 }
 
+func (x *State) GetConfig() *ClusterConfig {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+func (x *State) GetMoves() []*Move {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+func (x *State) GetSplits() []*Split {
+	if x != nil {
+		return x.Splits
+	}
+	return nil
+}
+
+func (x *State) GetMerges() []*Merge {
+	if x != nil {
+		return x.Merges
+	}
+	return nil
+}
+
+func (x *State) GetRetired() []*Retired {
+	if x != nil {
+		return x.Retired
+	}
+	return nil
+}
+
+func (x *State) GetOperations() []*Operation {
+	if x != nil {
+		return x.Operations
+	}
+	return nil
+}
+
+func (x *State) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *State) GetNextOperation() uint64 {
+	if x != nil {
+		return x.NextOperation
+	}
+	return 0
+}
+
+func (x *State) GetNextEvent() uint64 {
+	if x != nil {
+		return x.NextEvent
+	}
+	return 0
+}
+
 // Settings are chosen when the cluster is founded.
 type Settings struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	ReplicationFactor uint32                 `protobuf:"varint,1,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
 	ExpectedNodes     uint32                 `protobuf:"varint,2,opt,name=expected_nodes,json=expectedNodes,proto3" json:"expected_nodes,omitempty"` // initial shards wait until as many registered
 	SplitPoints       [][]byte               `protobuf:"bytes,3,rep,name=split_points,json=splitPoints,proto3" json:"split_points,omitempty"`        // of the initial shards, ascending; none = one shard
+	Config            *ClusterConfig         `protobuf:"bytes,4,opt,name=config,proto3" json:"config,omitempty"`                                     // to begin with; absent = the defaults with replication_factor
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -281,6 +561,138 @@ func (x *Settings) GetSplitPoints() [][]byte {
 	return nil
 }
 
+func (x *Settings) GetConfig() *ClusterConfig {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+// ClusterConfig is kv.ClusterConfig. It may be changed while the cluster runs.
+type ClusterConfig struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Revision          uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	ReplicationFactor uint32                 `protobuf:"varint,2,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
+	DeadGraceMs       int64                  `protobuf:"varint,3,opt,name=dead_grace_ms,json=deadGraceMs,proto3" json:"dead_grace_ms,omitempty"`
+	SplitBytes        int64                  `protobuf:"varint,4,opt,name=split_bytes,json=splitBytes,proto3" json:"split_bytes,omitempty"`
+	SplitLoad         float64                `protobuf:"fixed64,5,opt,name=split_load,json=splitLoad,proto3" json:"split_load,omitempty"`
+	MergeBytes        int64                  `protobuf:"varint,6,opt,name=merge_bytes,json=mergeBytes,proto3" json:"merge_bytes,omitempty"`
+	AutoBalance       bool                   `protobuf:"varint,7,opt,name=auto_balance,json=autoBalance,proto3" json:"auto_balance,omitempty"`
+	LeaderZone        string                 `protobuf:"bytes,8,opt,name=leader_zone,json=leaderZone,proto3" json:"leader_zone,omitempty"`
+	SnapshotRate      int64                  `protobuf:"varint,9,opt,name=snapshot_rate,json=snapshotRate,proto3" json:"snapshot_rate,omitempty"`
+	MovesPerNode      uint32                 `protobuf:"varint,10,opt,name=moves_per_node,json=movesPerNode,proto3" json:"moves_per_node,omitempty"`
+	MovesPerCluster   uint32                 `protobuf:"varint,11,opt,name=moves_per_cluster,json=movesPerCluster,proto3" json:"moves_per_cluster,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ClusterConfig) Reset() {
+	*x = ClusterConfig{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterConfig) ProtoMessage() {}
+
+func (x *ClusterConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterConfig.ProtoReflect.Descriptor instead.
+func (*ClusterConfig) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ClusterConfig) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ClusterConfig) GetReplicationFactor() uint32 {
+	if x != nil {
+		return x.ReplicationFactor
+	}
+	return 0
+}
+
+func (x *ClusterConfig) GetDeadGraceMs() int64 {
+	if x != nil {
+		return x.DeadGraceMs
+	}
+	return 0
+}
+
+func (x *ClusterConfig) GetSplitBytes() int64 {
+	if x != nil {
+		return x.SplitBytes
+	}
+	return 0
+}
+
+func (x *ClusterConfig) GetSplitLoad() float64 {
+	if x != nil {
+		return x.SplitLoad
+	}
+	return 0
+}
+
+func (x *ClusterConfig) GetMergeBytes() int64 {
+	if x != nil {
+		return x.MergeBytes
+	}
+	return 0
+}
+
+func (x *ClusterConfig) GetAutoBalance() bool {
+	if x != nil {
+		return x.AutoBalance
+	}
+	return false
+}
+
+func (x *ClusterConfig) GetLeaderZone() string {
+	if x != nil {
+		return x.LeaderZone
+	}
+	return ""
+}
+
+func (x *ClusterConfig) GetSnapshotRate() int64 {
+	if x != nil {
+		return x.SnapshotRate
+	}
+	return 0
+}
+
+func (x *ClusterConfig) GetMovesPerNode() uint32 {
+	if x != nil {
+		return x.MovesPerNode
+	}
+	return 0
+}
+
+func (x *ClusterConfig) GetMovesPerCluster() uint32 {
+	if x != nil {
+		return x.MovesPerCluster
+	}
+	return 0
+}
+
 type Node struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              uint64                 `protobuf:"fixed64,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -298,7 +710,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[2]
+	mi := &file_placement_metapb_meta_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -310,7 +722,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[2]
+	mi := &file_placement_metapb_meta_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -323,7 +735,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{2}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Node) GetId() uint64 {
@@ -398,14 +810,17 @@ type Shard struct {
 	State       ShardState             `protobuf:"varint,3,opt,name=state,proto3,enum=quorate.placement.ShardState" json:"state,omitempty"`
 	// initial is what its first members start it with, the same on every one of
 	// them. Absent for a shard that was split off.
-	Initial       *kvpb.ShardDescriptor `protobuf:"bytes,4,opt,name=initial,proto3" json:"initial,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Initial         *kvpb.ShardDescriptor `protobuf:"bytes,4,opt,name=initial,proto3" json:"initial,omitempty"`
+	NextIncarnation uint64                `protobuf:"varint,5,opt,name=next_incarnation,json=nextIncarnation,proto3" json:"next_incarnation,omitempty"` // the least that no replica of the shard ever had
+	ChangedMs       int64                 `protobuf:"varint,6,opt,name=changed_ms,json=changedMs,proto3" json:"changed_ms,omitempty"`                   // when its range or replicas last changed here
+	StickyUntilMs   int64                 `protobuf:"varint,7,opt,name=sticky_until_ms,json=stickyUntilMs,proto3" json:"sticky_until_ms,omitempty"`     // its start was made by hand: no merge across it before
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Shard) Reset() {
 	*x = Shard{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[3]
+	mi := &file_placement_metapb_meta_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +832,7 @@ func (x *Shard) String() string {
 func (*Shard) ProtoMessage() {}
 
 func (x *Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[3]
+	mi := &file_placement_metapb_meta_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +845,7 @@ func (x *Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shard.ProtoReflect.Descriptor instead.
 func (*Shard) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{3}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Shard) GetCurrent() *kvpb.ShardDescriptor {
@@ -461,6 +876,618 @@ func (x *Shard) GetInitial() *kvpb.ShardDescriptor {
 	return nil
 }
 
+func (x *Shard) GetNextIncarnation() uint64 {
+	if x != nil {
+		return x.NextIncarnation
+	}
+	return 0
+}
+
+func (x *Shard) GetChangedMs() int64 {
+	if x != nil {
+		return x.ChangedMs
+	}
+	return 0
+}
+
+func (x *Shard) GetStickyUntilMs() int64 {
+	if x != nil {
+		return x.StickyUntilMs
+	}
+	return 0
+}
+
+// Move changes a shard's replicas by one: add, catch up, promote, remove. It ends
+// when the shard's configuration is as it says.
+type Move struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Shard         uint64                  `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Add           *kvpb.ReplicaDescriptor `protobuf:"bytes,2,opt,name=add,proto3" json:"add,omitempty"`       // absent = only remove
+	Remove        *kvpb.ReplicaDescriptor `protobuf:"bytes,3,opt,name=remove,proto3" json:"remove,omitempty"` // absent = only add
+	Reason        MoveReason              `protobuf:"varint,4,opt,name=reason,proto3,enum=quorate.placement.MoveReason" json:"reason,omitempty"`
+	Operation     uint64                  `protobuf:"varint,5,opt,name=operation,proto3" json:"operation,omitempty"` // 0 = of the planner's own
+	SinceMs       int64                   `protobuf:"varint,6,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	Cancelled     bool                    `protobuf:"varint,7,opt,name=cancelled,proto3" json:"cancelled,omitempty"` // take add away again, unless it has a vote
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Move) Reset() {
+	*x = Move{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Move) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Move) ProtoMessage() {}
+
+func (x *Move) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Move) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *Move) GetAdd() *kvpb.ReplicaDescriptor {
+	if x != nil {
+		return x.Add
+	}
+	return nil
+}
+
+func (x *Move) GetRemove() *kvpb.ReplicaDescriptor {
+	if x != nil {
+		return x.Remove
+	}
+	return nil
+}
+
+func (x *Move) GetReason() MoveReason {
+	if x != nil {
+		return x.Reason
+	}
+	return MoveReason_MOVE_UNSPECIFIED
+}
+
+func (x *Move) GetOperation() uint64 {
+	if x != nil {
+		return x.Operation
+	}
+	return 0
+}
+
+func (x *Move) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *Move) GetCancelled() bool {
+	if x != nil {
+		return x.Cancelled
+	}
+	return false
+}
+
+// Split is a shard that has been told to give its right half to child.
+type Split struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint64                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Child         uint64                 `protobuf:"varint,2,opt,name=child,proto3" json:"child,omitempty"`
+	Generation    uint64                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"` // of the shard before
+	Key           []byte                 `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`                // empty = the shard's leader chooses
+	ByLoad        bool                   `protobuf:"varint,5,opt,name=by_load,json=byLoad,proto3" json:"by_load,omitempty"`
+	Operation     uint64                 `protobuf:"varint,6,opt,name=operation,proto3" json:"operation,omitempty"`
+	SinceMs       int64                  `protobuf:"varint,7,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Split) Reset() {
+	*x = Split{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Split) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Split) ProtoMessage() {}
+
+func (x *Split) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Split.ProtoReflect.Descriptor instead.
+func (*Split) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Split) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *Split) GetChild() uint64 {
+	if x != nil {
+		return x.Child
+	}
+	return 0
+}
+
+func (x *Split) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Split) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *Split) GetByLoad() bool {
+	if x != nil {
+		return x.ByLoad
+	}
+	return false
+}
+
+func (x *Split) GetOperation() uint64 {
+	if x != nil {
+		return x.Operation
+	}
+	return 0
+}
+
+func (x *Split) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+// Merge is a shard that is to absorb its right neighbour.
+type Merge struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Left            uint64                 `protobuf:"varint,1,opt,name=left,proto3" json:"left,omitempty"`
+	Right           uint64                 `protobuf:"varint,2,opt,name=right,proto3" json:"right,omitempty"`
+	Stage           MergeStage             `protobuf:"varint,3,opt,name=stage,proto3,enum=quorate.placement.MergeStage" json:"stage,omitempty"`
+	LeftGeneration  uint64                 `protobuf:"varint,4,opt,name=left_generation,json=leftGeneration,proto3" json:"left_generation,omitempty"`
+	RightGeneration uint64                 `protobuf:"varint,5,opt,name=right_generation,json=rightGeneration,proto3" json:"right_generation,omitempty"`
+	FrozenIndex     uint64                 `protobuf:"varint,6,opt,name=frozen_index,json=frozenIndex,proto3" json:"frozen_index,omitempty"` // 0 = not known
+	Operation       uint64                 `protobuf:"varint,7,opt,name=operation,proto3" json:"operation,omitempty"`
+	SinceMs         int64                  `protobuf:"varint,8,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	StageSinceMs    int64                  `protobuf:"varint,9,opt,name=stage_since_ms,json=stageSinceMs,proto3" json:"stage_since_ms,omitempty"`
+	Why             string                 `protobuf:"bytes,10,opt,name=why,proto3" json:"why,omitempty"` // it was given up
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Merge) Reset() {
+	*x = Merge{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Merge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Merge) ProtoMessage() {}
+
+func (x *Merge) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Merge.ProtoReflect.Descriptor instead.
+func (*Merge) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Merge) GetLeft() uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *Merge) GetRight() uint64 {
+	if x != nil {
+		return x.Right
+	}
+	return 0
+}
+
+func (x *Merge) GetStage() MergeStage {
+	if x != nil {
+		return x.Stage
+	}
+	return MergeStage_MERGE_UNSPECIFIED
+}
+
+func (x *Merge) GetLeftGeneration() uint64 {
+	if x != nil {
+		return x.LeftGeneration
+	}
+	return 0
+}
+
+func (x *Merge) GetRightGeneration() uint64 {
+	if x != nil {
+		return x.RightGeneration
+	}
+	return 0
+}
+
+func (x *Merge) GetFrozenIndex() uint64 {
+	if x != nil {
+		return x.FrozenIndex
+	}
+	return 0
+}
+
+func (x *Merge) GetOperation() uint64 {
+	if x != nil {
+		return x.Operation
+	}
+	return 0
+}
+
+func (x *Merge) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
+func (x *Merge) GetStageSinceMs() int64 {
+	if x != nil {
+		return x.StageSinceMs
+	}
+	return 0
+}
+
+func (x *Merge) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+// Retired is a shard that another one absorbed.
+type Retired struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint64                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Into          uint64                 `protobuf:"varint,2,opt,name=into,proto3" json:"into,omitempty"`
+	Generation    uint64                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"` // of into, from when it held the range
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retired) Reset() {
+	*x = Retired{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retired) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retired) ProtoMessage() {}
+
+func (x *Retired) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retired.ProtoReflect.Descriptor instead.
+func (*Retired) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Retired) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *Retired) GetInto() uint64 {
+	if x != nil {
+		return x.Into
+	}
+	return 0
+}
+
+func (x *Retired) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+// Operation is kv.Operation, less what is worked out when somebody asks.
+type Operation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Kind          string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`   // kv.OperationKind
+	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // kv.OperationState
+	Target        string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`
+	Node          uint64                 `protobuf:"fixed64,5,opt,name=node,proto3" json:"node,omitempty"`
+	Shard         uint64                 `protobuf:"varint,6,opt,name=shard,proto3" json:"shard,omitempty"`
+	StartedMs     int64                  `protobuf:"varint,7,opt,name=started_ms,json=startedMs,proto3" json:"started_ms,omitempty"`
+	UpdatedMs     int64                  `protobuf:"varint,8,opt,name=updated_ms,json=updatedMs,proto3" json:"updated_ms,omitempty"`
+	Done          int64                  `protobuf:"varint,9,opt,name=done,proto3" json:"done,omitempty"`
+	Total         int64                  `protobuf:"varint,10,opt,name=total,proto3" json:"total,omitempty"`
+	Error         string                 `protobuf:"bytes,11,opt,name=error,proto3" json:"error,omitempty"`
+	Detail        string                 `protobuf:"bytes,12,opt,name=detail,proto3" json:"detail,omitempty"`
+	Cancellable   bool                   `protobuf:"varint,13,opt,name=cancellable,proto3" json:"cancellable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Operation) Reset() {
+	*x = Operation{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Operation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Operation) ProtoMessage() {}
+
+func (x *Operation) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Operation.ProtoReflect.Descriptor instead.
+func (*Operation) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Operation) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Operation) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Operation) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Operation) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Operation) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *Operation) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *Operation) GetStartedMs() int64 {
+	if x != nil {
+		return x.StartedMs
+	}
+	return 0
+}
+
+func (x *Operation) GetUpdatedMs() int64 {
+	if x != nil {
+		return x.UpdatedMs
+	}
+	return 0
+}
+
+func (x *Operation) GetDone() int64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *Operation) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *Operation) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *Operation) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Operation) GetCancellable() bool {
+	if x != nil {
+		return x.Cancellable
+	}
+	return false
+}
+
+// Event is kv.Event.
+type Event struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	TimeMs        int64                  `protobuf:"varint,2,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	Node          uint64                 `protobuf:"fixed64,4,opt,name=node,proto3" json:"node,omitempty"`
+	Shard         uint64                 `protobuf:"varint,5,opt,name=shard,proto3" json:"shard,omitempty"`
+	Detail        string                 `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Event) Reset() {
+	*x = Event{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Event) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Event) ProtoMessage() {}
+
+func (x *Event) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Event.ProtoReflect.Descriptor instead.
+func (*Event) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Event) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Event) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *Event) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Event) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *Event) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *Event) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
 // Segment says who owned [start, next segment's start) as of a generation.
 type Segment struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -473,7 +1500,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[4]
+	mi := &file_placement_metapb_meta_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -485,7 +1512,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[4]
+	mi := &file_placement_metapb_meta_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -498,7 +1525,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{4}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Segment) GetStart() []byte {
@@ -539,7 +1566,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[5]
+	mi := &file_placement_metapb_meta_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -551,7 +1578,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[5]
+	mi := &file_placement_metapb_meta_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -564,7 +1591,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{5}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Image) GetState() *State {
@@ -636,6 +1663,17 @@ type Command struct {
 	//	*Command_CreateShards
 	//	*Command_ReportDescriptors
 	//	*Command_AllocateShards
+	//	*Command_SetConfig
+	//	*Command_RemoveNode
+	//	*Command_BeginMove
+	//	*Command_CancelMove
+	//	*Command_BeginSplit
+	//	*Command_EndSplit
+	//	*Command_BeginMerge
+	//	*Command_AdvanceMerge
+	//	*Command_BeginRebalance
+	//	*Command_EndOperation
+	//	*Command_AppendEvents
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -643,7 +1681,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[6]
+	mi := &file_placement_metapb_meta_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +1693,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[6]
+	mi := &file_placement_metapb_meta_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +1706,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{6}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Command) GetFormat() uint32 {
@@ -739,6 +1777,105 @@ func (x *Command) GetAllocateShards() *AllocateShards {
 	return nil
 }
 
+func (x *Command) GetSetConfig() *ClusterConfig {
+	if x != nil {
+		if x, ok := x.Body.(*Command_SetConfig); ok {
+			return x.SetConfig
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveNode() *RemoveNode {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RemoveNode); ok {
+			return x.RemoveNode
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetBeginMove() *BeginMove {
+	if x != nil {
+		if x, ok := x.Body.(*Command_BeginMove); ok {
+			return x.BeginMove
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCancelMove() *Move {
+	if x != nil {
+		if x, ok := x.Body.(*Command_CancelMove); ok {
+			return x.CancelMove
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetBeginSplit() *BeginSplit {
+	if x != nil {
+		if x, ok := x.Body.(*Command_BeginSplit); ok {
+			return x.BeginSplit
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetEndSplit() *EndSplit {
+	if x != nil {
+		if x, ok := x.Body.(*Command_EndSplit); ok {
+			return x.EndSplit
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetBeginMerge() *BeginMerge {
+	if x != nil {
+		if x, ok := x.Body.(*Command_BeginMerge); ok {
+			return x.BeginMerge
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetAdvanceMerge() *AdvanceMerge {
+	if x != nil {
+		if x, ok := x.Body.(*Command_AdvanceMerge); ok {
+			return x.AdvanceMerge
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetBeginRebalance() *BeginRebalance {
+	if x != nil {
+		if x, ok := x.Body.(*Command_BeginRebalance); ok {
+			return x.BeginRebalance
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetEndOperation() *EndOperation {
+	if x != nil {
+		if x, ok := x.Body.(*Command_EndOperation); ok {
+			return x.EndOperation
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetAppendEvents() *AppendEvents {
+	if x != nil {
+		if x, ok := x.Body.(*Command_AppendEvents); ok {
+			return x.AppendEvents
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -767,6 +1904,50 @@ type Command_AllocateShards struct {
 	AllocateShards *AllocateShards `protobuf:"bytes,7,opt,name=allocate_shards,json=allocateShards,proto3,oneof"`
 }
 
+type Command_SetConfig struct {
+	SetConfig *ClusterConfig `protobuf:"bytes,8,opt,name=set_config,json=setConfig,proto3,oneof"` // revision: the one that it replaces
+}
+
+type Command_RemoveNode struct {
+	RemoveNode *RemoveNode `protobuf:"bytes,9,opt,name=remove_node,json=removeNode,proto3,oneof"`
+}
+
+type Command_BeginMove struct {
+	BeginMove *BeginMove `protobuf:"bytes,10,opt,name=begin_move,json=beginMove,proto3,oneof"`
+}
+
+type Command_CancelMove struct {
+	CancelMove *Move `protobuf:"bytes,11,opt,name=cancel_move,json=cancelMove,proto3,oneof"` // exactly the one that is stored
+}
+
+type Command_BeginSplit struct {
+	BeginSplit *BeginSplit `protobuf:"bytes,12,opt,name=begin_split,json=beginSplit,proto3,oneof"`
+}
+
+type Command_EndSplit struct {
+	EndSplit *EndSplit `protobuf:"bytes,13,opt,name=end_split,json=endSplit,proto3,oneof"`
+}
+
+type Command_BeginMerge struct {
+	BeginMerge *BeginMerge `protobuf:"bytes,14,opt,name=begin_merge,json=beginMerge,proto3,oneof"`
+}
+
+type Command_AdvanceMerge struct {
+	AdvanceMerge *AdvanceMerge `protobuf:"bytes,15,opt,name=advance_merge,json=advanceMerge,proto3,oneof"`
+}
+
+type Command_BeginRebalance struct {
+	BeginRebalance *BeginRebalance `protobuf:"bytes,16,opt,name=begin_rebalance,json=beginRebalance,proto3,oneof"`
+}
+
+type Command_EndOperation struct {
+	EndOperation *EndOperation `protobuf:"bytes,17,opt,name=end_operation,json=endOperation,proto3,oneof"`
+}
+
+type Command_AppendEvents struct {
+	AppendEvents *AppendEvents `protobuf:"bytes,18,opt,name=append_events,json=appendEvents,proto3,oneof"`
+}
+
 func (*Command_FoundCluster) isCommand_Body() {}
 
 func (*Command_RegisterNode) isCommand_Body() {}
@@ -778,6 +1959,586 @@ func (*Command_CreateShards) isCommand_Body() {}
 func (*Command_ReportDescriptors) isCommand_Body() {}
 
 func (*Command_AllocateShards) isCommand_Body() {}
+
+func (*Command_SetConfig) isCommand_Body() {}
+
+func (*Command_RemoveNode) isCommand_Body() {}
+
+func (*Command_BeginMove) isCommand_Body() {}
+
+func (*Command_CancelMove) isCommand_Body() {}
+
+func (*Command_BeginSplit) isCommand_Body() {}
+
+func (*Command_EndSplit) isCommand_Body() {}
+
+func (*Command_BeginMerge) isCommand_Body() {}
+
+func (*Command_AdvanceMerge) isCommand_Body() {}
+
+func (*Command_BeginRebalance) isCommand_Body() {}
+
+func (*Command_EndOperation) isCommand_Body() {}
+
+func (*Command_AppendEvents) isCommand_Body() {}
+
+// RemoveNode begins to move all replicas off a node.
+type RemoveNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          uint64                 `protobuf:"fixed64,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNode) Reset() {
+	*x = RemoveNode{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNode) ProtoMessage() {}
+
+func (x *RemoveNode) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
+func (*RemoveNode) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RemoveNode) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+type BeginMove struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint64                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Add           uint64                 `protobuf:"fixed64,2,opt,name=add,proto3" json:"add,omitempty"`                                   // 0 = none
+	Remove        uint64                 `protobuf:"fixed64,3,opt,name=remove,proto3" json:"remove,omitempty"`                             // 0 = none
+	ConfigIndex   uint64                 `protobuf:"varint,4,opt,name=config_index,json=configIndex,proto3" json:"config_index,omitempty"` // of the shard as it was planned for; 0 = any
+	Reason        MoveReason             `protobuf:"varint,5,opt,name=reason,proto3,enum=quorate.placement.MoveReason" json:"reason,omitempty"`
+	Ordered       bool                   `protobuf:"varint,6,opt,name=ordered,proto3" json:"ordered,omitempty"` // make an operation for it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginMove) Reset() {
+	*x = BeginMove{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginMove) ProtoMessage() {}
+
+func (x *BeginMove) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginMove.ProtoReflect.Descriptor instead.
+func (*BeginMove) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *BeginMove) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *BeginMove) GetAdd() uint64 {
+	if x != nil {
+		return x.Add
+	}
+	return 0
+}
+
+func (x *BeginMove) GetRemove() uint64 {
+	if x != nil {
+		return x.Remove
+	}
+	return 0
+}
+
+func (x *BeginMove) GetConfigIndex() uint64 {
+	if x != nil {
+		return x.ConfigIndex
+	}
+	return 0
+}
+
+func (x *BeginMove) GetReason() MoveReason {
+	if x != nil {
+		return x.Reason
+	}
+	return MoveReason_MOVE_UNSPECIFIED
+}
+
+func (x *BeginMove) GetOrdered() bool {
+	if x != nil {
+		return x.Ordered
+	}
+	return false
+}
+
+type BeginSplit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint64                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"` // 0 = any
+	Key           []byte                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	ByLoad        bool                   `protobuf:"varint,4,opt,name=by_load,json=byLoad,proto3" json:"by_load,omitempty"`
+	Ordered       bool                   `protobuf:"varint,5,opt,name=ordered,proto3" json:"ordered,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginSplit) Reset() {
+	*x = BeginSplit{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginSplit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginSplit) ProtoMessage() {}
+
+func (x *BeginSplit) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginSplit.ProtoReflect.Descriptor instead.
+func (*BeginSplit) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *BeginSplit) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *BeginSplit) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *BeginSplit) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *BeginSplit) GetByLoad() bool {
+	if x != nil {
+		return x.ByLoad
+	}
+	return false
+}
+
+func (x *BeginSplit) GetOrdered() bool {
+	if x != nil {
+		return x.Ordered
+	}
+	return false
+}
+
+// EndSplit gives a split up. If it happens all the same, the child's report says so.
+type EndSplit struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint64                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Child         uint64                 `protobuf:"varint,2,opt,name=child,proto3" json:"child,omitempty"`
+	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndSplit) Reset() {
+	*x = EndSplit{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndSplit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndSplit) ProtoMessage() {}
+
+func (x *EndSplit) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndSplit.ProtoReflect.Descriptor instead.
+func (*EndSplit) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *EndSplit) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *EndSplit) GetChild() uint64 {
+	if x != nil {
+		return x.Child
+	}
+	return 0
+}
+
+func (x *EndSplit) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type BeginMerge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Left          uint64                 `protobuf:"varint,1,opt,name=left,proto3" json:"left,omitempty"`
+	Right         uint64                 `protobuf:"varint,2,opt,name=right,proto3" json:"right,omitempty"`
+	Ordered       bool                   `protobuf:"varint,3,opt,name=ordered,proto3" json:"ordered,omitempty"`
+	FrozenIndex   uint64                 `protobuf:"varint,4,opt,name=frozen_index,json=frozenIndex,proto3" json:"frozen_index,omitempty"` // not 0: right is frozen without need: let it go on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginMerge) Reset() {
+	*x = BeginMerge{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginMerge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginMerge) ProtoMessage() {}
+
+func (x *BeginMerge) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginMerge.ProtoReflect.Descriptor instead.
+func (*BeginMerge) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *BeginMerge) GetLeft() uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *BeginMerge) GetRight() uint64 {
+	if x != nil {
+		return x.Right
+	}
+	return 0
+}
+
+func (x *BeginMerge) GetOrdered() bool {
+	if x != nil {
+		return x.Ordered
+	}
+	return false
+}
+
+func (x *BeginMerge) GetFrozenIndex() uint64 {
+	if x != nil {
+		return x.FrozenIndex
+	}
+	return 0
+}
+
+type AdvanceMerge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Left          uint64                 `protobuf:"varint,1,opt,name=left,proto3" json:"left,omitempty"`
+	Right         uint64                 `protobuf:"varint,2,opt,name=right,proto3" json:"right,omitempty"`
+	From          MergeStage             `protobuf:"varint,3,opt,name=from,proto3,enum=quorate.placement.MergeStage" json:"from,omitempty"`
+	To            MergeStage             `protobuf:"varint,4,opt,name=to,proto3,enum=quorate.placement.MergeStage" json:"to,omitempty"`
+	FrozenIndex   uint64                 `protobuf:"varint,5,opt,name=frozen_index,json=frozenIndex,proto3" json:"frozen_index,omitempty"` // to FROZEN
+	Why           string                 `protobuf:"bytes,6,opt,name=why,proto3" json:"why,omitempty"`                                     // to REFUSING and ENDED
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdvanceMerge) Reset() {
+	*x = AdvanceMerge{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdvanceMerge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdvanceMerge) ProtoMessage() {}
+
+func (x *AdvanceMerge) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdvanceMerge.ProtoReflect.Descriptor instead.
+func (*AdvanceMerge) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *AdvanceMerge) GetLeft() uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *AdvanceMerge) GetRight() uint64 {
+	if x != nil {
+		return x.Right
+	}
+	return 0
+}
+
+func (x *AdvanceMerge) GetFrom() MergeStage {
+	if x != nil {
+		return x.From
+	}
+	return MergeStage_MERGE_UNSPECIFIED
+}
+
+func (x *AdvanceMerge) GetTo() MergeStage {
+	if x != nil {
+		return x.To
+	}
+	return MergeStage_MERGE_UNSPECIFIED
+}
+
+func (x *AdvanceMerge) GetFrozenIndex() uint64 {
+	if x != nil {
+		return x.FrozenIndex
+	}
+	return 0
+}
+
+func (x *AdvanceMerge) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type BeginRebalance struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginRebalance) Reset() {
+	*x = BeginRebalance{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginRebalance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginRebalance) ProtoMessage() {}
+
+func (x *BeginRebalance) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginRebalance.ProtoReflect.Descriptor instead.
+func (*BeginRebalance) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{20}
+}
+
+type EndOperation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // final; "cancelled" undoes what can be undone
+	Error         string                 `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndOperation) Reset() {
+	*x = EndOperation{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndOperation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndOperation) ProtoMessage() {}
+
+func (x *EndOperation) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndOperation.ProtoReflect.Descriptor instead.
+func (*EndOperation) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *EndOperation) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *EndOperation) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *EndOperation) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type AppendEvents struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Events        []*Event               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"` // seq is given by the state machine
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppendEvents) Reset() {
+	*x = AppendEvents{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppendEvents) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppendEvents) ProtoMessage() {}
+
+func (x *AppendEvents) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppendEvents.ProtoReflect.Descriptor instead.
+func (*AppendEvents) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *AppendEvents) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
 
 // FoundCluster is the first command of a cluster; only the first one counts.
 type FoundCluster struct {
@@ -791,7 +2552,7 @@ type FoundCluster struct {
 
 func (x *FoundCluster) Reset() {
 	*x = FoundCluster{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[7]
+	mi := &file_placement_metapb_meta_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +2564,7 @@ func (x *FoundCluster) String() string {
 func (*FoundCluster) ProtoMessage() {}
 
 func (x *FoundCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[7]
+	mi := &file_placement_metapb_meta_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +2577,7 @@ func (x *FoundCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundCluster.ProtoReflect.Descriptor instead.
 func (*FoundCluster) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{7}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *FoundCluster) GetClusterId() string {
@@ -851,7 +2612,7 @@ type RegisterNode struct {
 
 func (x *RegisterNode) Reset() {
 	*x = RegisterNode{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[8]
+	mi := &file_placement_metapb_meta_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +2624,7 @@ func (x *RegisterNode) String() string {
 func (*RegisterNode) ProtoMessage() {}
 
 func (x *RegisterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[8]
+	mi := &file_placement_metapb_meta_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +2637,7 @@ func (x *RegisterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterNode.ProtoReflect.Descriptor instead.
 func (*RegisterNode) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{8}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RegisterNode) GetClusterId() string {
@@ -903,7 +2664,7 @@ type SetNodeState struct {
 
 func (x *SetNodeState) Reset() {
 	*x = SetNodeState{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[9]
+	mi := &file_placement_metapb_meta_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +2676,7 @@ func (x *SetNodeState) String() string {
 func (*SetNodeState) ProtoMessage() {}
 
 func (x *SetNodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[9]
+	mi := &file_placement_metapb_meta_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +2689,7 @@ func (x *SetNodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeState.ProtoReflect.Descriptor instead.
 func (*SetNodeState) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{9}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SetNodeState) GetNode() uint64 {
@@ -956,7 +2717,7 @@ type CreateShards struct {
 
 func (x *CreateShards) Reset() {
 	*x = CreateShards{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[10]
+	mi := &file_placement_metapb_meta_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +2729,7 @@ func (x *CreateShards) String() string {
 func (*CreateShards) ProtoMessage() {}
 
 func (x *CreateShards) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[10]
+	mi := &file_placement_metapb_meta_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +2742,7 @@ func (x *CreateShards) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateShards.ProtoReflect.Descriptor instead.
 func (*CreateShards) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{10}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CreateShards) GetShards() []*kvpb.ShardDescriptor {
@@ -1002,7 +2763,7 @@ type ReportDescriptors struct {
 
 func (x *ReportDescriptors) Reset() {
 	*x = ReportDescriptors{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[11]
+	mi := &file_placement_metapb_meta_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +2775,7 @@ func (x *ReportDescriptors) String() string {
 func (*ReportDescriptors) ProtoMessage() {}
 
 func (x *ReportDescriptors) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[11]
+	mi := &file_placement_metapb_meta_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +2788,7 @@ func (x *ReportDescriptors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportDescriptors.ProtoReflect.Descriptor instead.
 func (*ReportDescriptors) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{11}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReportDescriptors) GetReports() []*DescriptorReport {
@@ -1047,7 +2808,7 @@ type DescriptorReport struct {
 
 func (x *DescriptorReport) Reset() {
 	*x = DescriptorReport{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[12]
+	mi := &file_placement_metapb_meta_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1059,7 +2820,7 @@ func (x *DescriptorReport) String() string {
 func (*DescriptorReport) ProtoMessage() {}
 
 func (x *DescriptorReport) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[12]
+	mi := &file_placement_metapb_meta_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1072,7 +2833,7 @@ func (x *DescriptorReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorReport.ProtoReflect.Descriptor instead.
 func (*DescriptorReport) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{12}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DescriptorReport) GetShard() *kvpb.ShardDescriptor {
@@ -1099,7 +2860,7 @@ type AllocateShards struct {
 
 func (x *AllocateShards) Reset() {
 	*x = AllocateShards{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[13]
+	mi := &file_placement_metapb_meta_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1111,7 +2872,7 @@ func (x *AllocateShards) String() string {
 func (*AllocateShards) ProtoMessage() {}
 
 func (x *AllocateShards) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[13]
+	mi := &file_placement_metapb_meta_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1124,7 +2885,7 @@ func (x *AllocateShards) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocateShards.ProtoReflect.Descriptor instead.
 func (*AllocateShards) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{13}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AllocateShards) GetCount() uint32 {
@@ -1141,13 +2902,17 @@ type Result struct {
 	Node          *Node                  `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`                                // FoundCluster, RegisterNode: as recorded
 	FirstShard    uint64                 `protobuf:"varint,3,opt,name=first_shard,json=firstShard,proto3" json:"first_shard,omitempty"` // AllocateShards, CreateShards
 	Accepted      uint32                 `protobuf:"varint,4,opt,name=accepted,proto3" json:"accepted,omitempty"`                       // ReportDescriptors: how many were news
+	Operation     *Operation             `protobuf:"bytes,5,opt,name=operation,proto3" json:"operation,omitempty"`                      // what was begun, ended or cancelled
+	Config        *ClusterConfig         `protobuf:"bytes,6,opt,name=config,proto3" json:"config,omitempty"`                            // SetConfig
+	Move          *Move                  `protobuf:"bytes,7,opt,name=move,proto3" json:"move,omitempty"`                                // BeginMove
+	Split         *Split                 `protobuf:"bytes,8,opt,name=split,proto3" json:"split,omitempty"`                              // BeginSplit
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[14]
+	mi := &file_placement_metapb_meta_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +2924,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[14]
+	mi := &file_placement_metapb_meta_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +2937,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{14}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Result) GetError() *kvpb.WireError {
@@ -1203,6 +2968,34 @@ func (x *Result) GetAccepted() uint32 {
 	return 0
 }
 
+func (x *Result) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+func (x *Result) GetConfig() *ClusterConfig {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+func (x *Result) GetMove() *Move {
+	if x != nil {
+		return x.Move
+	}
+	return nil
+}
+
+func (x *Result) GetSplit() *Split {
+	if x != nil {
+		return x.Split
+	}
+	return nil
+}
+
 // Introduction says who a node is, both ways of a probe.
 type Introduction struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1218,7 +3011,7 @@ type Introduction struct {
 
 func (x *Introduction) Reset() {
 	*x = Introduction{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[15]
+	mi := &file_placement_metapb_meta_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1230,7 +3023,7 @@ func (x *Introduction) String() string {
 func (*Introduction) ProtoMessage() {}
 
 func (x *Introduction) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[15]
+	mi := &file_placement_metapb_meta_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1243,7 +3036,7 @@ func (x *Introduction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introduction.ProtoReflect.Descriptor instead.
 func (*Introduction) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{15}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Introduction) GetNode() uint64 {
@@ -1298,7 +3091,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[16]
+	mi := &file_placement_metapb_meta_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1310,7 +3103,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[16]
+	mi := &file_placement_metapb_meta_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1323,7 +3116,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{16}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *JoinRequest) GetClusterId() string {
@@ -1354,7 +3147,7 @@ type JoinAnswer struct {
 
 func (x *JoinAnswer) Reset() {
 	*x = JoinAnswer{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[17]
+	mi := &file_placement_metapb_meta_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +3159,7 @@ func (x *JoinAnswer) String() string {
 func (*JoinAnswer) ProtoMessage() {}
 
 func (x *JoinAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[17]
+	mi := &file_placement_metapb_meta_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +3172,7 @@ func (x *JoinAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinAnswer.ProtoReflect.Descriptor instead.
 func (*JoinAnswer) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{17}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *JoinAnswer) GetRegistered() bool {
@@ -1434,7 +3227,7 @@ type NodeAddress struct {
 
 func (x *NodeAddress) Reset() {
 	*x = NodeAddress{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[18]
+	mi := &file_placement_metapb_meta_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +3239,7 @@ func (x *NodeAddress) String() string {
 func (*NodeAddress) ProtoMessage() {}
 
 func (x *NodeAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[18]
+	mi := &file_placement_metapb_meta_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +3252,7 @@ func (x *NodeAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAddress.ProtoReflect.Descriptor instead.
 func (*NodeAddress) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{18}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NodeAddress) GetNode() uint64 {
@@ -1489,7 +3282,7 @@ type NodeReport struct {
 
 func (x *NodeReport) Reset() {
 	*x = NodeReport{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[19]
+	mi := &file_placement_metapb_meta_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1501,7 +3294,7 @@ func (x *NodeReport) String() string {
 func (*NodeReport) ProtoMessage() {}
 
 func (x *NodeReport) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[19]
+	mi := &file_placement_metapb_meta_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1514,7 +3307,7 @@ func (x *NodeReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReport.ProtoReflect.Descriptor instead.
 func (*NodeReport) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{19}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeReport) GetNode() uint64 {
@@ -1558,14 +3351,19 @@ type ReplicaReport struct {
 	Failure       string                 `protobuf:"bytes,9,opt,name=failure,proto3" json:"failure,omitempty"`
 	Bytes         int64                  `protobuf:"varint,10,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	Keys          int64                  `protobuf:"varint,11,opt,name=keys,proto3" json:"keys,omitempty"`
-	Leads         *DescriptorReport      `protobuf:"bytes,12,opt,name=leads,proto3" json:"leads,omitempty"` // from leaders: what the shard is
+	Leads         *DescriptorReport      `protobuf:"bytes,12,opt,name=leads,proto3" json:"leads,omitempty"`                                 // from leaders: what the shard is
+	FrozenIndex   uint64                 `protobuf:"varint,13,opt,name=frozen_index,json=frozenIndex,proto3" json:"frozen_index,omitempty"` // 0 = not frozen
+	FrozenInto    uint64                 `protobuf:"varint,14,opt,name=frozen_into,json=frozenInto,proto3" json:"frozen_into,omitempty"`
+	Reads         float64                `protobuf:"fixed64,15,opt,name=reads,proto3" json:"reads,omitempty"` // a second, lately
+	Writes        float64                `protobuf:"fixed64,16,opt,name=writes,proto3" json:"writes,omitempty"`
+	Generation    uint64                 `protobuf:"varint,17,opt,name=generation,proto3" json:"generation,omitempty"` // of its range, 0 = not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReplicaReport) Reset() {
 	*x = ReplicaReport{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[20]
+	mi := &file_placement_metapb_meta_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +3375,7 @@ func (x *ReplicaReport) String() string {
 func (*ReplicaReport) ProtoMessage() {}
 
 func (x *ReplicaReport) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[20]
+	mi := &file_placement_metapb_meta_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +3388,7 @@ func (x *ReplicaReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReport.ProtoReflect.Descriptor instead.
 func (*ReplicaReport) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{20}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReplicaReport) GetShard() uint64 {
@@ -1677,6 +3475,41 @@ func (x *ReplicaReport) GetLeads() *DescriptorReport {
 	return nil
 }
 
+func (x *ReplicaReport) GetFrozenIndex() uint64 {
+	if x != nil {
+		return x.FrozenIndex
+	}
+	return 0
+}
+
+func (x *ReplicaReport) GetFrozenInto() uint64 {
+	if x != nil {
+		return x.FrozenInto
+	}
+	return 0
+}
+
+func (x *ReplicaReport) GetReads() float64 {
+	if x != nil {
+		return x.Reads
+	}
+	return 0
+}
+
+func (x *ReplicaReport) GetWrites() float64 {
+	if x != nil {
+		return x.Writes
+	}
+	return 0
+}
+
+func (x *ReplicaReport) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 type ReportAnswer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Accepted      bool                   `protobuf:"varint,1,opt,name=accepted,proto3" json:"accepted,omitempty"` // false: not the meta leader
@@ -1687,7 +3520,7 @@ type ReportAnswer struct {
 
 func (x *ReportAnswer) Reset() {
 	*x = ReportAnswer{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[21]
+	mi := &file_placement_metapb_meta_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1699,7 +3532,7 @@ func (x *ReportAnswer) String() string {
 func (*ReportAnswer) ProtoMessage() {}
 
 func (x *ReportAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[21]
+	mi := &file_placement_metapb_meta_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1712,7 +3545,7 @@ func (x *ReportAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAnswer.ProtoReflect.Descriptor instead.
 func (*ReportAnswer) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{21}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReportAnswer) GetAccepted() bool {
@@ -1736,6 +3569,8 @@ type AdminRequest struct {
 	//
 	//	*AdminRequest_Summary
 	//	*AdminRequest_Transfer
+	//	*AdminRequest_Shard
+	//	*AdminRequest_Control
 	Body          isAdminRequest_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1743,7 +3578,7 @@ type AdminRequest struct {
 
 func (x *AdminRequest) Reset() {
 	*x = AdminRequest{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[22]
+	mi := &file_placement_metapb_meta_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +3590,7 @@ func (x *AdminRequest) String() string {
 func (*AdminRequest) ProtoMessage() {}
 
 func (x *AdminRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[22]
+	mi := &file_placement_metapb_meta_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +3603,7 @@ func (x *AdminRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminRequest.ProtoReflect.Descriptor instead.
 func (*AdminRequest) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{22}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AdminRequest) GetBody() isAdminRequest_Body {
@@ -1796,6 +3631,24 @@ func (x *AdminRequest) GetTransfer() *TransferRequest {
 	return nil
 }
 
+func (x *AdminRequest) GetShard() *ShardRequest {
+	if x != nil {
+		if x, ok := x.Body.(*AdminRequest_Shard); ok {
+			return x.Shard
+		}
+	}
+	return nil
+}
+
+func (x *AdminRequest) GetControl() *ControlRequest {
+	if x != nil {
+		if x, ok := x.Body.(*AdminRequest_Control); ok {
+			return x.Control
+		}
+	}
+	return nil
+}
+
 type isAdminRequest_Body interface {
 	isAdminRequest_Body()
 }
@@ -1808,9 +3661,485 @@ type AdminRequest_Transfer struct {
 	Transfer *TransferRequest `protobuf:"bytes,2,opt,name=transfer,proto3,oneof"`
 }
 
+type AdminRequest_Shard struct {
+	Shard *ShardRequest `protobuf:"bytes,3,opt,name=shard,proto3,oneof"`
+}
+
+type AdminRequest_Control struct {
+	Control *ControlRequest `protobuf:"bytes,4,opt,name=control,proto3,oneof"`
+}
+
 func (*AdminRequest_Summary) isAdminRequest_Body() {}
 
 func (*AdminRequest_Transfer) isAdminRequest_Body() {}
+
+func (*AdminRequest_Shard) isAdminRequest_Body() {}
+
+func (*AdminRequest_Control) isAdminRequest_Body() {}
+
+// ShardRequest is one of placement.Actions, asked of the node that leads the shard.
+type ShardRequest struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Action        ShardAction             `protobuf:"varint,1,opt,name=action,proto3,enum=quorate.placement.ShardAction" json:"action,omitempty"`
+	Shard         uint64                  `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
+	Server        *kvpb.ReplicaDescriptor `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"` // ADD_NONVOTER, PROMOTE, REMOVE
+	Generation    uint64                  `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
+	Other         uint64                  `protobuf:"varint,5,opt,name=other,proto3" json:"other,omitempty"` // SPLIT: the child; FREEZE: into
+	Key           []byte                  `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`
+	ByLoad        bool                    `protobuf:"varint,7,opt,name=by_load,json=byLoad,proto3" json:"by_load,omitempty"`
+	Right         *kvpb.ShardDescriptor   `protobuf:"bytes,8,opt,name=right,proto3" json:"right,omitempty"` // ABSORB
+	FrozenIndex   uint64                  `protobuf:"varint,9,opt,name=frozen_index,json=frozenIndex,proto3" json:"frozen_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShardRequest) Reset() {
+	*x = ShardRequest{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShardRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShardRequest) ProtoMessage() {}
+
+func (x *ShardRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShardRequest.ProtoReflect.Descriptor instead.
+func (*ShardRequest) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ShardRequest) GetAction() ShardAction {
+	if x != nil {
+		return x.Action
+	}
+	return ShardAction_SHARD_NOTHING
+}
+
+func (x *ShardRequest) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ShardRequest) GetServer() *kvpb.ReplicaDescriptor {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
+func (x *ShardRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ShardRequest) GetOther() uint64 {
+	if x != nil {
+		return x.Other
+	}
+	return 0
+}
+
+func (x *ShardRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ShardRequest) GetByLoad() bool {
+	if x != nil {
+		return x.ByLoad
+	}
+	return false
+}
+
+func (x *ShardRequest) GetRight() *kvpb.ShardDescriptor {
+	if x != nil {
+		return x.Right
+	}
+	return nil
+}
+
+func (x *ShardRequest) GetFrozenIndex() uint64 {
+	if x != nil {
+		return x.FrozenIndex
+	}
+	return 0
+}
+
+// ControlRequest is one of httpd.Admin's methods, passed on to the meta leader.
+type ControlRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Method        string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"` // a name of admin_wire.go
+	Node          uint64                 `protobuf:"fixed64,2,opt,name=node,proto3" json:"node,omitempty"`
+	To            uint64                 `protobuf:"fixed64,3,opt,name=to,proto3" json:"to,omitempty"`
+	Shard         uint64                 `protobuf:"varint,4,opt,name=shard,proto3" json:"shard,omitempty"`
+	Key           []byte                 `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`
+	On            bool                   `protobuf:"varint,6,opt,name=on,proto3" json:"on,omitempty"`
+	Id            uint64                 `protobuf:"varint,7,opt,name=id,proto3" json:"id,omitempty"`
+	Config        *ClusterConfig         `protobuf:"bytes,8,opt,name=config,proto3" json:"config,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ControlRequest) Reset() {
+	*x = ControlRequest{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ControlRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ControlRequest) ProtoMessage() {}
+
+func (x *ControlRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ControlRequest.ProtoReflect.Descriptor instead.
+func (*ControlRequest) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ControlRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *ControlRequest) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *ControlRequest) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *ControlRequest) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *ControlRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *ControlRequest) GetOn() bool {
+	if x != nil {
+		return x.On
+	}
+	return false
+}
+
+func (x *ControlRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ControlRequest) GetConfig() *ClusterConfig {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+type ControlAnswer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Operation     *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	Operations    []*Operation           `protobuf:"bytes,2,rep,name=operations,proto3" json:"operations,omitempty"`
+	Steps         []*PlannedStep         `protobuf:"bytes,3,rep,name=steps,proto3" json:"steps,omitempty"`
+	Problems      []*Problem             `protobuf:"bytes,4,rep,name=problems,proto3" json:"problems,omitempty"`
+	Config        *ClusterConfig         `protobuf:"bytes,5,opt,name=config,proto3" json:"config,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ControlAnswer) Reset() {
+	*x = ControlAnswer{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ControlAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ControlAnswer) ProtoMessage() {}
+
+func (x *ControlAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ControlAnswer.ProtoReflect.Descriptor instead.
+func (*ControlAnswer) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ControlAnswer) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+func (x *ControlAnswer) GetOperations() []*Operation {
+	if x != nil {
+		return x.Operations
+	}
+	return nil
+}
+
+func (x *ControlAnswer) GetSteps() []*PlannedStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *ControlAnswer) GetProblems() []*Problem {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *ControlAnswer) GetConfig() *ClusterConfig {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+// PlannedStep is kv.PlannedStep.
+type PlannedStep struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Shard         uint64                 `protobuf:"varint,2,opt,name=shard,proto3" json:"shard,omitempty"`
+	From          uint64                 `protobuf:"fixed64,3,opt,name=from,proto3" json:"from,omitempty"`
+	To            uint64                 `protobuf:"fixed64,4,opt,name=to,proto3" json:"to,omitempty"`
+	Bytes         int64                  `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedStep) Reset() {
+	*x = PlannedStep{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedStep) ProtoMessage() {}
+
+func (x *PlannedStep) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedStep.ProtoReflect.Descriptor instead.
+func (*PlannedStep) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *PlannedStep) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *PlannedStep) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *PlannedStep) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *PlannedStep) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *PlannedStep) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *PlannedStep) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Problem is kv.Problem.
+type Problem struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	Severity      string                 `protobuf:"bytes,2,opt,name=severity,proto3" json:"severity,omitempty"`
+	Summary       string                 `protobuf:"bytes,3,opt,name=summary,proto3" json:"summary,omitempty"`
+	Help          string                 `protobuf:"bytes,4,opt,name=help,proto3" json:"help,omitempty"`
+	Node          uint64                 `protobuf:"fixed64,5,opt,name=node,proto3" json:"node,omitempty"`
+	Shard         uint64                 `protobuf:"varint,6,opt,name=shard,proto3" json:"shard,omitempty"`
+	SinceMs       int64                  `protobuf:"varint,7,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Problem) Reset() {
+	*x = Problem{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Problem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Problem) ProtoMessage() {}
+
+func (x *Problem) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Problem.ProtoReflect.Descriptor instead.
+func (*Problem) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Problem) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Problem) GetSeverity() string {
+	if x != nil {
+		return x.Severity
+	}
+	return ""
+}
+
+func (x *Problem) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *Problem) GetHelp() string {
+	if x != nil {
+		return x.Help
+	}
+	return ""
+}
+
+func (x *Problem) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *Problem) GetShard() uint64 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *Problem) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
 
 type SummaryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1820,7 +4149,7 @@ type SummaryRequest struct {
 
 func (x *SummaryRequest) Reset() {
 	*x = SummaryRequest{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[23]
+	mi := &file_placement_metapb_meta_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1832,7 +4161,7 @@ func (x *SummaryRequest) String() string {
 func (*SummaryRequest) ProtoMessage() {}
 
 func (x *SummaryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[23]
+	mi := &file_placement_metapb_meta_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1845,7 +4174,7 @@ func (x *SummaryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SummaryRequest.ProtoReflect.Descriptor instead.
 func (*SummaryRequest) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{23}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{44}
 }
 
 type TransferRequest struct {
@@ -1858,7 +4187,7 @@ type TransferRequest struct {
 
 func (x *TransferRequest) Reset() {
 	*x = TransferRequest{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[24]
+	mi := &file_placement_metapb_meta_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1870,7 +4199,7 @@ func (x *TransferRequest) String() string {
 func (*TransferRequest) ProtoMessage() {}
 
 func (x *TransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[24]
+	mi := &file_placement_metapb_meta_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1883,7 +4212,7 @@ func (x *TransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
 func (*TransferRequest) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{24}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *TransferRequest) GetShard() uint64 {
@@ -1901,15 +4230,18 @@ func (x *TransferRequest) GetTo() uint64 {
 }
 
 type AdminAnswer struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Summary       *Summary               `protobuf:"bytes,1,opt,name=summary,proto3" json:"summary,omitempty"`
+	state         protoimpl.MessageState    `protogen:"open.v1"`
+	Summary       *Summary                  `protobuf:"bytes,1,opt,name=summary,proto3" json:"summary,omitempty"`
+	Index         uint64                    `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"` // FREEZE: of the entry; MEMBERS: of the configuration
+	Members       []*kvpb.ReplicaDescriptor `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	Control       *ControlAnswer            `protobuf:"bytes,4,opt,name=control,proto3" json:"control,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AdminAnswer) Reset() {
 	*x = AdminAnswer{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[25]
+	mi := &file_placement_metapb_meta_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +4253,7 @@ func (x *AdminAnswer) String() string {
 func (*AdminAnswer) ProtoMessage() {}
 
 func (x *AdminAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[25]
+	mi := &file_placement_metapb_meta_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,12 +4266,33 @@ func (x *AdminAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminAnswer.ProtoReflect.Descriptor instead.
 func (*AdminAnswer) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{25}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AdminAnswer) GetSummary() *Summary {
 	if x != nil {
 		return x.Summary
+	}
+	return nil
+}
+
+func (x *AdminAnswer) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *AdminAnswer) GetMembers() []*kvpb.ReplicaDescriptor {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *AdminAnswer) GetControl() *ControlAnswer {
+	if x != nil {
+		return x.Control
 	}
 	return nil
 }
@@ -1954,7 +4307,7 @@ type Summary struct {
 
 func (x *Summary) Reset() {
 	*x = Summary{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[26]
+	mi := &file_placement_metapb_meta_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1966,7 +4319,7 @@ func (x *Summary) String() string {
 func (*Summary) ProtoMessage() {}
 
 func (x *Summary) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[26]
+	mi := &file_placement_metapb_meta_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1979,7 +4332,7 @@ func (x *Summary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Summary.ProtoReflect.Descriptor instead.
 func (*Summary) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{26}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Summary) GetNodes() []*NodeHealth {
@@ -2001,7 +4354,7 @@ type NodeHealth struct {
 
 func (x *NodeHealth) Reset() {
 	*x = NodeHealth{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[27]
+	mi := &file_placement_metapb_meta_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2013,7 +4366,7 @@ func (x *NodeHealth) String() string {
 func (*NodeHealth) ProtoMessage() {}
 
 func (x *NodeHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[27]
+	mi := &file_placement_metapb_meta_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2026,7 +4379,7 @@ func (x *NodeHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeHealth.ProtoReflect.Descriptor instead.
 func (*NodeHealth) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{27}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *NodeHealth) GetReport() *NodeReport {
@@ -2061,7 +4414,7 @@ var File_placement_metapb_meta_proto protoreflect.FileDescriptor
 
 const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\n" +
-	"\x1bplacement/metapb/meta.proto\x12\x11quorate.placement\x1a\x10kv/kvpb/kv.proto\"\xba\x02\n" +
+	"\x1bplacement/metapb/meta.proto\x12\x11quorate.placement\x1a\x10kv/kvpb/kv.proto\"\xf3\x05\n" +
 	"\x05State\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x127\n" +
@@ -2071,11 +4424,42 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\bsegments\x18\x05 \x03(\v2\x1a.quorate.placement.SegmentR\bsegments\x12\x1d\n" +
 	"\n" +
 	"next_shard\x18\x06 \x01(\x04R\tnextShard\x12!\n" +
-	"\fnext_ordinal\x18\a \x01(\x04R\vnextOrdinal\"\x83\x01\n" +
+	"\fnext_ordinal\x18\a \x01(\x04R\vnextOrdinal\x128\n" +
+	"\x06config\x18\b \x01(\v2 .quorate.placement.ClusterConfigR\x06config\x12-\n" +
+	"\x05moves\x18\t \x03(\v2\x17.quorate.placement.MoveR\x05moves\x120\n" +
+	"\x06splits\x18\n" +
+	" \x03(\v2\x18.quorate.placement.SplitR\x06splits\x120\n" +
+	"\x06merges\x18\v \x03(\v2\x18.quorate.placement.MergeR\x06merges\x124\n" +
+	"\aretired\x18\f \x03(\v2\x1a.quorate.placement.RetiredR\aretired\x12<\n" +
+	"\n" +
+	"operations\x18\r \x03(\v2\x1c.quorate.placement.OperationR\n" +
+	"operations\x120\n" +
+	"\x06events\x18\x0e \x03(\v2\x18.quorate.placement.EventR\x06events\x12%\n" +
+	"\x0enext_operation\x18\x0f \x01(\x04R\rnextOperation\x12\x1d\n" +
+	"\n" +
+	"next_event\x18\x10 \x01(\x04R\tnextEvent\"\xbd\x01\n" +
 	"\bSettings\x12-\n" +
 	"\x12replication_factor\x18\x01 \x01(\rR\x11replicationFactor\x12%\n" +
 	"\x0eexpected_nodes\x18\x02 \x01(\rR\rexpectedNodes\x12!\n" +
-	"\fsplit_points\x18\x03 \x03(\fR\vsplitPoints\"\x97\x02\n" +
+	"\fsplit_points\x18\x03 \x03(\fR\vsplitPoints\x128\n" +
+	"\x06config\x18\x04 \x01(\v2 .quorate.placement.ClusterConfigR\x06config\"\x9a\x03\n" +
+	"\rClusterConfig\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12-\n" +
+	"\x12replication_factor\x18\x02 \x01(\rR\x11replicationFactor\x12\"\n" +
+	"\rdead_grace_ms\x18\x03 \x01(\x03R\vdeadGraceMs\x12\x1f\n" +
+	"\vsplit_bytes\x18\x04 \x01(\x03R\n" +
+	"splitBytes\x12\x1d\n" +
+	"\n" +
+	"split_load\x18\x05 \x01(\x01R\tsplitLoad\x12\x1f\n" +
+	"\vmerge_bytes\x18\x06 \x01(\x03R\n" +
+	"mergeBytes\x12!\n" +
+	"\fauto_balance\x18\a \x01(\bR\vautoBalance\x12\x1f\n" +
+	"\vleader_zone\x18\b \x01(\tR\n" +
+	"leaderZone\x12#\n" +
+	"\rsnapshot_rate\x18\t \x01(\x03R\fsnapshotRate\x12$\n" +
+	"\x0emoves_per_node\x18\n" +
+	" \x01(\rR\fmovesPerNode\x12*\n" +
+	"\x11moves_per_cluster\x18\v \x01(\rR\x0fmovesPerCluster\"\x97\x02\n" +
 	"\x04Node\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x06R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2085,12 +4469,76 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\arelease\x18\x06 \x01(\tR\arelease\x122\n" +
 	"\x05state\x18\a \x01(\x0e2\x1c.quorate.placement.NodeStateR\x05state\x12\x18\n" +
 	"\aordinal\x18\b \x01(\x04R\aordinal\x12)\n" +
-	"\x10meta_incarnation\x18\t \x01(\x04R\x0fmetaIncarnation\"\xcd\x01\n" +
+	"\x10meta_incarnation\x18\t \x01(\x04R\x0fmetaIncarnation\"\xbf\x02\n" +
 	"\x05Shard\x125\n" +
 	"\acurrent\x18\x01 \x01(\v2\x1b.quorate.kv.ShardDescriptorR\acurrent\x12!\n" +
 	"\fconfig_index\x18\x02 \x01(\x04R\vconfigIndex\x123\n" +
 	"\x05state\x18\x03 \x01(\x0e2\x1d.quorate.placement.ShardStateR\x05state\x125\n" +
-	"\ainitial\x18\x04 \x01(\v2\x1b.quorate.kv.ShardDescriptorR\ainitial\"U\n" +
+	"\ainitial\x18\x04 \x01(\v2\x1b.quorate.kv.ShardDescriptorR\ainitial\x12)\n" +
+	"\x10next_incarnation\x18\x05 \x01(\x04R\x0fnextIncarnation\x12\x1d\n" +
+	"\n" +
+	"changed_ms\x18\x06 \x01(\x03R\tchangedMs\x12&\n" +
+	"\x0fsticky_until_ms\x18\a \x01(\x03R\rstickyUntilMs\"\x92\x02\n" +
+	"\x04Move\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12/\n" +
+	"\x03add\x18\x02 \x01(\v2\x1d.quorate.kv.ReplicaDescriptorR\x03add\x125\n" +
+	"\x06remove\x18\x03 \x01(\v2\x1d.quorate.kv.ReplicaDescriptorR\x06remove\x125\n" +
+	"\x06reason\x18\x04 \x01(\x0e2\x1d.quorate.placement.MoveReasonR\x06reason\x12\x1c\n" +
+	"\toperation\x18\x05 \x01(\x04R\toperation\x12\x19\n" +
+	"\bsince_ms\x18\x06 \x01(\x03R\asinceMs\x12\x1c\n" +
+	"\tcancelled\x18\a \x01(\bR\tcancelled\"\xb7\x01\n" +
+	"\x05Split\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x14\n" +
+	"\x05child\x18\x02 \x01(\x04R\x05child\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\fR\x03key\x12\x17\n" +
+	"\aby_load\x18\x05 \x01(\bR\x06byLoad\x12\x1c\n" +
+	"\toperation\x18\x06 \x01(\x04R\toperation\x12\x19\n" +
+	"\bsince_ms\x18\a \x01(\x03R\asinceMs\"\xce\x02\n" +
+	"\x05Merge\x12\x12\n" +
+	"\x04left\x18\x01 \x01(\x04R\x04left\x12\x14\n" +
+	"\x05right\x18\x02 \x01(\x04R\x05right\x123\n" +
+	"\x05stage\x18\x03 \x01(\x0e2\x1d.quorate.placement.MergeStageR\x05stage\x12'\n" +
+	"\x0fleft_generation\x18\x04 \x01(\x04R\x0eleftGeneration\x12)\n" +
+	"\x10right_generation\x18\x05 \x01(\x04R\x0frightGeneration\x12!\n" +
+	"\ffrozen_index\x18\x06 \x01(\x04R\vfrozenIndex\x12\x1c\n" +
+	"\toperation\x18\a \x01(\x04R\toperation\x12\x19\n" +
+	"\bsince_ms\x18\b \x01(\x03R\asinceMs\x12$\n" +
+	"\x0estage_since_ms\x18\t \x01(\x03R\fstageSinceMs\x12\x10\n" +
+	"\x03why\x18\n" +
+	" \x01(\tR\x03why\"S\n" +
+	"\aRetired\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x12\n" +
+	"\x04into\x18\x02 \x01(\x04R\x04into\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\"\xbf\x02\n" +
+	"\tOperation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05state\x18\x03 \x01(\tR\x05state\x12\x16\n" +
+	"\x06target\x18\x04 \x01(\tR\x06target\x12\x12\n" +
+	"\x04node\x18\x05 \x01(\x06R\x04node\x12\x14\n" +
+	"\x05shard\x18\x06 \x01(\x04R\x05shard\x12\x1d\n" +
+	"\n" +
+	"started_ms\x18\a \x01(\x03R\tstartedMs\x12\x1d\n" +
+	"\n" +
+	"updated_ms\x18\b \x01(\x03R\tupdatedMs\x12\x12\n" +
+	"\x04done\x18\t \x01(\x03R\x04done\x12\x14\n" +
+	"\x05total\x18\n" +
+	" \x01(\x03R\x05total\x12\x14\n" +
+	"\x05error\x18\v \x01(\tR\x05error\x12\x16\n" +
+	"\x06detail\x18\f \x01(\tR\x06detail\x12 \n" +
+	"\vcancellable\x18\r \x01(\bR\vcancellable\"\x88\x01\n" +
+	"\x05Event\x12\x10\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x17\n" +
+	"\atime_ms\x18\x02 \x01(\x03R\x06timeMs\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\x06R\x04node\x12\x14\n" +
+	"\x05shard\x18\x05 \x01(\x04R\x05shard\x12\x16\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\"U\n" +
 	"\aSegment\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\fR\x05start\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\x04R\x05shard\x12\x1e\n" +
@@ -2105,7 +4553,7 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\fconfig_index\x18\x05 \x01(\x04R\vconfigIndex\x12!\n" +
 	"\flast_version\x18\x06 \x01(\x06R\vlastVersion\x12\x18\n" +
 	"\aceiling\x18\a \x01(\x06R\aceiling\x12\x15\n" +
-	"\x06now_ms\x18\b \x01(\x03R\x05nowMs\"\xef\x03\n" +
+	"\x06now_ms\x18\b \x01(\x03R\x05nowMs\"\xd5\t\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12F\n" +
 	"\rfound_cluster\x18\x02 \x01(\v2\x1f.quorate.placement.FoundClusterH\x00R\ffoundCluster\x12F\n" +
@@ -2113,8 +4561,69 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\x0eset_node_state\x18\x04 \x01(\v2\x1f.quorate.placement.SetNodeStateH\x00R\fsetNodeState\x12F\n" +
 	"\rcreate_shards\x18\x05 \x01(\v2\x1f.quorate.placement.CreateShardsH\x00R\fcreateShards\x12U\n" +
 	"\x12report_descriptors\x18\x06 \x01(\v2$.quorate.placement.ReportDescriptorsH\x00R\x11reportDescriptors\x12L\n" +
-	"\x0fallocate_shards\x18\a \x01(\v2!.quorate.placement.AllocateShardsH\x00R\x0eallocateShardsB\x06\n" +
-	"\x04body\"\x99\x01\n" +
+	"\x0fallocate_shards\x18\a \x01(\v2!.quorate.placement.AllocateShardsH\x00R\x0eallocateShards\x12A\n" +
+	"\n" +
+	"set_config\x18\b \x01(\v2 .quorate.placement.ClusterConfigH\x00R\tsetConfig\x12@\n" +
+	"\vremove_node\x18\t \x01(\v2\x1d.quorate.placement.RemoveNodeH\x00R\n" +
+	"removeNode\x12=\n" +
+	"\n" +
+	"begin_move\x18\n" +
+	" \x01(\v2\x1c.quorate.placement.BeginMoveH\x00R\tbeginMove\x12:\n" +
+	"\vcancel_move\x18\v \x01(\v2\x17.quorate.placement.MoveH\x00R\n" +
+	"cancelMove\x12@\n" +
+	"\vbegin_split\x18\f \x01(\v2\x1d.quorate.placement.BeginSplitH\x00R\n" +
+	"beginSplit\x12:\n" +
+	"\tend_split\x18\r \x01(\v2\x1b.quorate.placement.EndSplitH\x00R\bendSplit\x12@\n" +
+	"\vbegin_merge\x18\x0e \x01(\v2\x1d.quorate.placement.BeginMergeH\x00R\n" +
+	"beginMerge\x12F\n" +
+	"\radvance_merge\x18\x0f \x01(\v2\x1f.quorate.placement.AdvanceMergeH\x00R\fadvanceMerge\x12L\n" +
+	"\x0fbegin_rebalance\x18\x10 \x01(\v2!.quorate.placement.BeginRebalanceH\x00R\x0ebeginRebalance\x12F\n" +
+	"\rend_operation\x18\x11 \x01(\v2\x1f.quorate.placement.EndOperationH\x00R\fendOperation\x12F\n" +
+	"\rappend_events\x18\x12 \x01(\v2\x1f.quorate.placement.AppendEventsH\x00R\fappendEventsB\x06\n" +
+	"\x04body\" \n" +
+	"\n" +
+	"RemoveNode\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x06R\x04node\"\xbf\x01\n" +
+	"\tBeginMove\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x10\n" +
+	"\x03add\x18\x02 \x01(\x06R\x03add\x12\x16\n" +
+	"\x06remove\x18\x03 \x01(\x06R\x06remove\x12!\n" +
+	"\fconfig_index\x18\x04 \x01(\x04R\vconfigIndex\x125\n" +
+	"\x06reason\x18\x05 \x01(\x0e2\x1d.quorate.placement.MoveReasonR\x06reason\x12\x18\n" +
+	"\aordered\x18\x06 \x01(\bR\aordered\"\x87\x01\n" +
+	"\n" +
+	"BeginSplit\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key\x12\x17\n" +
+	"\aby_load\x18\x04 \x01(\bR\x06byLoad\x12\x18\n" +
+	"\aordered\x18\x05 \x01(\bR\aordered\"L\n" +
+	"\bEndSplit\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x14\n" +
+	"\x05child\x18\x02 \x01(\x04R\x05child\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"s\n" +
+	"\n" +
+	"BeginMerge\x12\x12\n" +
+	"\x04left\x18\x01 \x01(\x04R\x04left\x12\x14\n" +
+	"\x05right\x18\x02 \x01(\x04R\x05right\x12\x18\n" +
+	"\aordered\x18\x03 \x01(\bR\aordered\x12!\n" +
+	"\ffrozen_index\x18\x04 \x01(\x04R\vfrozenIndex\"\xcf\x01\n" +
+	"\fAdvanceMerge\x12\x12\n" +
+	"\x04left\x18\x01 \x01(\x04R\x04left\x12\x14\n" +
+	"\x05right\x18\x02 \x01(\x04R\x05right\x121\n" +
+	"\x04from\x18\x03 \x01(\x0e2\x1d.quorate.placement.MergeStageR\x04from\x12-\n" +
+	"\x02to\x18\x04 \x01(\x0e2\x1d.quorate.placement.MergeStageR\x02to\x12!\n" +
+	"\ffrozen_index\x18\x05 \x01(\x04R\vfrozenIndex\x12\x10\n" +
+	"\x03why\x18\x06 \x01(\tR\x03why\"\x10\n" +
+	"\x0eBeginRebalance\"J\n" +
+	"\fEndOperation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"@\n" +
+	"\fAppendEvents\x120\n" +
+	"\x06events\x18\x01 \x03(\v2\x18.quorate.placement.EventR\x06events\"\x99\x01\n" +
 	"\fFoundCluster\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x127\n" +
@@ -2135,13 +4644,17 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\x05shard\x18\x01 \x01(\v2\x1b.quorate.kv.ShardDescriptorR\x05shard\x12!\n" +
 	"\fconfig_index\x18\x02 \x01(\x04R\vconfigIndex\"&\n" +
 	"\x0eAllocateShards\x12\x14\n" +
-	"\x05count\x18\x01 \x01(\rR\x05count\"\x9f\x01\n" +
+	"\x05count\x18\x01 \x01(\rR\x05count\"\xf2\x02\n" +
 	"\x06Result\x12+\n" +
 	"\x05error\x18\x01 \x01(\v2\x15.quorate.kv.WireErrorR\x05error\x12+\n" +
 	"\x04node\x18\x02 \x01(\v2\x17.quorate.placement.NodeR\x04node\x12\x1f\n" +
 	"\vfirst_shard\x18\x03 \x01(\x04R\n" +
 	"firstShard\x12\x1a\n" +
-	"\baccepted\x18\x04 \x01(\rR\baccepted\"\xbb\x01\n" +
+	"\baccepted\x18\x04 \x01(\rR\baccepted\x12:\n" +
+	"\toperation\x18\x05 \x01(\v2\x1c.quorate.placement.OperationR\toperation\x128\n" +
+	"\x06config\x18\x06 \x01(\v2 .quorate.placement.ClusterConfigR\x06config\x12+\n" +
+	"\x04move\x18\a \x01(\v2\x17.quorate.placement.MoveR\x04move\x12.\n" +
+	"\x05split\x18\b \x01(\v2\x18.quorate.placement.SplitR\x05split\"\xbb\x01\n" +
 	"\fIntroduction\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x06R\x04node\x12\x1d\n" +
 	"\n" +
@@ -2175,7 +4688,7 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\breplicas\x18\x02 \x03(\v2 .quorate.placement.ReplicaReportR\breplicas\x12\x1d\n" +
 	"\n" +
 	"disk_bytes\x18\x03 \x01(\x03R\tdiskBytes\x12&\n" +
-	"\x0fdisk_free_bytes\x18\x04 \x01(\x03R\rdiskFreeBytes\"\xf1\x02\n" +
+	"\x0fdisk_free_bytes\x18\x04 \x01(\x03R\rdiskFreeBytes\"\x83\x04\n" +
 	"\rReplicaReport\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\x04R\vincarnation\x12\x12\n" +
@@ -2189,20 +4702,77 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\x05bytes\x18\n" +
 	" \x01(\x03R\x05bytes\x12\x12\n" +
 	"\x04keys\x18\v \x01(\x03R\x04keys\x129\n" +
-	"\x05leads\x18\f \x01(\v2#.quorate.placement.DescriptorReportR\x05leads\"B\n" +
+	"\x05leads\x18\f \x01(\v2#.quorate.placement.DescriptorReportR\x05leads\x12!\n" +
+	"\ffrozen_index\x18\r \x01(\x04R\vfrozenIndex\x12\x1f\n" +
+	"\vfrozen_into\x18\x0e \x01(\x04R\n" +
+	"frozenInto\x12\x14\n" +
+	"\x05reads\x18\x0f \x01(\x01R\x05reads\x12\x16\n" +
+	"\x06writes\x18\x10 \x01(\x01R\x06writes\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x11 \x01(\x04R\n" +
+	"generation\"B\n" +
 	"\fReportAnswer\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12\x16\n" +
-	"\x06leader\x18\x02 \x01(\x06R\x06leader\"\x97\x01\n" +
+	"\x06leader\x18\x02 \x01(\x06R\x06leader\"\x8f\x02\n" +
 	"\fAdminRequest\x12=\n" +
 	"\asummary\x18\x01 \x01(\v2!.quorate.placement.SummaryRequestH\x00R\asummary\x12@\n" +
-	"\btransfer\x18\x02 \x01(\v2\".quorate.placement.TransferRequestH\x00R\btransferB\x06\n" +
-	"\x04body\"\x10\n" +
+	"\btransfer\x18\x02 \x01(\v2\".quorate.placement.TransferRequestH\x00R\btransfer\x127\n" +
+	"\x05shard\x18\x03 \x01(\v2\x1f.quorate.placement.ShardRequestH\x00R\x05shard\x12=\n" +
+	"\acontrol\x18\x04 \x01(\v2!.quorate.placement.ControlRequestH\x00R\acontrolB\x06\n" +
+	"\x04body\"\xca\x02\n" +
+	"\fShardRequest\x126\n" +
+	"\x06action\x18\x01 \x01(\x0e2\x1e.quorate.placement.ShardActionR\x06action\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\x04R\x05shard\x125\n" +
+	"\x06server\x18\x03 \x01(\v2\x1d.quorate.kv.ReplicaDescriptorR\x06server\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\x04R\n" +
+	"generation\x12\x14\n" +
+	"\x05other\x18\x05 \x01(\x04R\x05other\x12\x10\n" +
+	"\x03key\x18\x06 \x01(\fR\x03key\x12\x17\n" +
+	"\aby_load\x18\a \x01(\bR\x06byLoad\x121\n" +
+	"\x05right\x18\b \x01(\v2\x1b.quorate.kv.ShardDescriptorR\x05right\x12!\n" +
+	"\ffrozen_index\x18\t \x01(\x04R\vfrozenIndex\"\xce\x01\n" +
+	"\x0eControlRequest\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\x06R\x04node\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\x06R\x02to\x12\x14\n" +
+	"\x05shard\x18\x04 \x01(\x04R\x05shard\x12\x10\n" +
+	"\x03key\x18\x05 \x01(\fR\x03key\x12\x0e\n" +
+	"\x02on\x18\x06 \x01(\bR\x02on\x12\x0e\n" +
+	"\x02id\x18\a \x01(\x04R\x02id\x128\n" +
+	"\x06config\x18\b \x01(\v2 .quorate.placement.ClusterConfigR\x06config\"\xb1\x02\n" +
+	"\rControlAnswer\x12:\n" +
+	"\toperation\x18\x01 \x01(\v2\x1c.quorate.placement.OperationR\toperation\x12<\n" +
+	"\n" +
+	"operations\x18\x02 \x03(\v2\x1c.quorate.placement.OperationR\n" +
+	"operations\x124\n" +
+	"\x05steps\x18\x03 \x03(\v2\x1e.quorate.placement.PlannedStepR\x05steps\x126\n" +
+	"\bproblems\x18\x04 \x03(\v2\x1a.quorate.placement.ProblemR\bproblems\x128\n" +
+	"\x06config\x18\x05 \x01(\v2 .quorate.placement.ClusterConfigR\x06config\"\x89\x01\n" +
+	"\vPlannedStep\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05shard\x18\x02 \x01(\x04R\x05shard\x12\x12\n" +
+	"\x04from\x18\x03 \x01(\x06R\x04from\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\x06R\x02to\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x03R\x05bytes\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\"\xac\x01\n" +
+	"\aProblem\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x1a\n" +
+	"\bseverity\x18\x02 \x01(\tR\bseverity\x12\x18\n" +
+	"\asummary\x18\x03 \x01(\tR\asummary\x12\x12\n" +
+	"\x04help\x18\x04 \x01(\tR\x04help\x12\x12\n" +
+	"\x04node\x18\x05 \x01(\x06R\x04node\x12\x14\n" +
+	"\x05shard\x18\x06 \x01(\x04R\x05shard\x12\x19\n" +
+	"\bsince_ms\x18\a \x01(\x03R\asinceMs\"\x10\n" +
 	"\x0eSummaryRequest\"7\n" +
 	"\x0fTransferRequest\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\x04R\x05shard\x12\x0e\n" +
-	"\x02to\x18\x02 \x01(\x06R\x02to\"C\n" +
+	"\x02to\x18\x02 \x01(\x06R\x02to\"\xce\x01\n" +
 	"\vAdminAnswer\x124\n" +
-	"\asummary\x18\x01 \x01(\v2\x1a.quorate.placement.SummaryR\asummary\">\n" +
+	"\asummary\x18\x01 \x01(\v2\x1a.quorate.placement.SummaryR\asummary\x12\x14\n" +
+	"\x05index\x18\x02 \x01(\x04R\x05index\x127\n" +
+	"\amembers\x18\x03 \x03(\v2\x1d.quorate.kv.ReplicaDescriptorR\amembers\x12:\n" +
+	"\acontrol\x18\x04 \x01(\v2 .quorate.placement.ControlAnswerR\acontrol\">\n" +
 	"\aSummary\x123\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x1d.quorate.placement.NodeHealthR\x05nodes\"\x8f\x01\n" +
 	"\n" +
@@ -2211,17 +4781,53 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\x06R\x04node\x12\x14\n" +
 	"\x05alive\x18\x03 \x01(\bR\x05alive\x12 \n" +
 	"\flast_seen_ms\x18\x04 \x01(\x03R\n" +
-	"lastSeenMs*W\n" +
+	"lastSeenMs*j\n" +
 	"\tNodeState\x12\x14\n" +
 	"\x10NODE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vNODE_ACTIVE\x10\x01\x12\x11\n" +
 	"\rNODE_DRAINING\x10\x02\x12\x10\n" +
-	"\fNODE_REMOVED\x10\x03*I\n" +
+	"\fNODE_REMOVED\x10\x03\x12\x11\n" +
+	"\rNODE_REMOVING\x10\x04*I\n" +
 	"\n" +
 	"ShardState\x12\x15\n" +
 	"\x11SHARD_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSHARD_CREATING\x10\x01\x12\x10\n" +
-	"\fSHARD_ACTIVE\x10\x02B0Z.github.com/quorate-db/quorate/placement/metapbb\x06proto3"
+	"\fSHARD_ACTIVE\x10\x02*\xca\x01\n" +
+	"\n" +
+	"MoveReason\x12\x14\n" +
+	"\x10MOVE_UNSPECIFIED\x10\x00\x12\r\n" +
+	"\tMOVE_GROW\x10\x01\x12\x0f\n" +
+	"\vMOVE_SHRINK\x10\x02\x12\r\n" +
+	"\tMOVE_DEAD\x10\x03\x12\x10\n" +
+	"\fMOVE_LEAVING\x10\x04\x12\r\n" +
+	"\tMOVE_ZONE\x10\x05\x12\x10\n" +
+	"\fMOVE_BALANCE\x10\x06\x12\x0e\n" +
+	"\n" +
+	"MOVE_ALIGN\x10\a\x12\x10\n" +
+	"\fMOVE_ORDERED\x10\b\x12\x11\n" +
+	"\rMOVE_LEFTOVER\x10\t\x12\x0f\n" +
+	"\vMOVE_FAILED\x10\n" +
+	"*\x98\x01\n" +
+	"\n" +
+	"MergeStage\x12\x15\n" +
+	"\x11MERGE_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eMERGE_ALIGNING\x10\x01\x12\x12\n" +
+	"\x0eMERGE_FREEZING\x10\x02\x12\x10\n" +
+	"\fMERGE_FROZEN\x10\x03\x12\x12\n" +
+	"\x0eMERGE_REFUSING\x10\x04\x12\x14\n" +
+	"\x10MERGE_UNFREEZING\x10\x05\x12\x0f\n" +
+	"\vMERGE_ENDED\x10\x06*\xd2\x01\n" +
+	"\vShardAction\x12\x11\n" +
+	"\rSHARD_NOTHING\x10\x00\x12\x16\n" +
+	"\x12SHARD_ADD_NONVOTER\x10\x01\x12\x11\n" +
+	"\rSHARD_PROMOTE\x10\x02\x12\x10\n" +
+	"\fSHARD_REMOVE\x10\x03\x12\x11\n" +
+	"\rSHARD_MEMBERS\x10\x04\x12\x0f\n" +
+	"\vSHARD_SPLIT\x10\x05\x12\x10\n" +
+	"\fSHARD_FREEZE\x10\x06\x12\x10\n" +
+	"\fSHARD_ABSORB\x10\a\x12\x17\n" +
+	"\x13SHARD_REFUSE_ABSORB\x10\b\x12\x12\n" +
+	"\x0eSHARD_UNFREEZE\x10\tB0Z.github.com/quorate-db/quorate/placement/metapbb\x06proto3"
 
 var (
 	file_placement_metapb_meta_proto_rawDescOnce sync.Once
@@ -2235,83 +4841,152 @@ func file_placement_metapb_meta_proto_rawDescGZIP() []byte {
 	return file_placement_metapb_meta_proto_rawDescData
 }
 
-var file_placement_metapb_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_placement_metapb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_placement_metapb_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_placement_metapb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_placement_metapb_meta_proto_goTypes = []any{
-	(NodeState)(0),               // 0: quorate.placement.NodeState
-	(ShardState)(0),              // 1: quorate.placement.ShardState
-	(*State)(nil),                // 2: quorate.placement.State
-	(*Settings)(nil),             // 3: quorate.placement.Settings
-	(*Node)(nil),                 // 4: quorate.placement.Node
-	(*Shard)(nil),                // 5: quorate.placement.Shard
-	(*Segment)(nil),              // 6: quorate.placement.Segment
-	(*Image)(nil),                // 7: quorate.placement.Image
-	(*Command)(nil),              // 8: quorate.placement.Command
-	(*FoundCluster)(nil),         // 9: quorate.placement.FoundCluster
-	(*RegisterNode)(nil),         // 10: quorate.placement.RegisterNode
-	(*SetNodeState)(nil),         // 11: quorate.placement.SetNodeState
-	(*CreateShards)(nil),         // 12: quorate.placement.CreateShards
-	(*ReportDescriptors)(nil),    // 13: quorate.placement.ReportDescriptors
-	(*DescriptorReport)(nil),     // 14: quorate.placement.DescriptorReport
-	(*AllocateShards)(nil),       // 15: quorate.placement.AllocateShards
-	(*Result)(nil),               // 16: quorate.placement.Result
-	(*Introduction)(nil),         // 17: quorate.placement.Introduction
-	(*JoinRequest)(nil),          // 18: quorate.placement.JoinRequest
-	(*JoinAnswer)(nil),           // 19: quorate.placement.JoinAnswer
-	(*NodeAddress)(nil),          // 20: quorate.placement.NodeAddress
-	(*NodeReport)(nil),           // 21: quorate.placement.NodeReport
-	(*ReplicaReport)(nil),        // 22: quorate.placement.ReplicaReport
-	(*ReportAnswer)(nil),         // 23: quorate.placement.ReportAnswer
-	(*AdminRequest)(nil),         // 24: quorate.placement.AdminRequest
-	(*SummaryRequest)(nil),       // 25: quorate.placement.SummaryRequest
-	(*TransferRequest)(nil),      // 26: quorate.placement.TransferRequest
-	(*AdminAnswer)(nil),          // 27: quorate.placement.AdminAnswer
-	(*Summary)(nil),              // 28: quorate.placement.Summary
-	(*NodeHealth)(nil),           // 29: quorate.placement.NodeHealth
-	(*kvpb.ShardDescriptor)(nil), // 30: quorate.kv.ShardDescriptor
-	(*kvpb.WireError)(nil),       // 31: quorate.kv.WireError
+	(NodeState)(0),                 // 0: quorate.placement.NodeState
+	(ShardState)(0),                // 1: quorate.placement.ShardState
+	(MoveReason)(0),                // 2: quorate.placement.MoveReason
+	(MergeStage)(0),                // 3: quorate.placement.MergeStage
+	(ShardAction)(0),               // 4: quorate.placement.ShardAction
+	(*State)(nil),                  // 5: quorate.placement.State
+	(*Settings)(nil),               // 6: quorate.placement.Settings
+	(*ClusterConfig)(nil),          // 7: quorate.placement.ClusterConfig
+	(*Node)(nil),                   // 8: quorate.placement.Node
+	(*Shard)(nil),                  // 9: quorate.placement.Shard
+	(*Move)(nil),                   // 10: quorate.placement.Move
+	(*Split)(nil),                  // 11: quorate.placement.Split
+	(*Merge)(nil),                  // 12: quorate.placement.Merge
+	(*Retired)(nil),                // 13: quorate.placement.Retired
+	(*Operation)(nil),              // 14: quorate.placement.Operation
+	(*Event)(nil),                  // 15: quorate.placement.Event
+	(*Segment)(nil),                // 16: quorate.placement.Segment
+	(*Image)(nil),                  // 17: quorate.placement.Image
+	(*Command)(nil),                // 18: quorate.placement.Command
+	(*RemoveNode)(nil),             // 19: quorate.placement.RemoveNode
+	(*BeginMove)(nil),              // 20: quorate.placement.BeginMove
+	(*BeginSplit)(nil),             // 21: quorate.placement.BeginSplit
+	(*EndSplit)(nil),               // 22: quorate.placement.EndSplit
+	(*BeginMerge)(nil),             // 23: quorate.placement.BeginMerge
+	(*AdvanceMerge)(nil),           // 24: quorate.placement.AdvanceMerge
+	(*BeginRebalance)(nil),         // 25: quorate.placement.BeginRebalance
+	(*EndOperation)(nil),           // 26: quorate.placement.EndOperation
+	(*AppendEvents)(nil),           // 27: quorate.placement.AppendEvents
+	(*FoundCluster)(nil),           // 28: quorate.placement.FoundCluster
+	(*RegisterNode)(nil),           // 29: quorate.placement.RegisterNode
+	(*SetNodeState)(nil),           // 30: quorate.placement.SetNodeState
+	(*CreateShards)(nil),           // 31: quorate.placement.CreateShards
+	(*ReportDescriptors)(nil),      // 32: quorate.placement.ReportDescriptors
+	(*DescriptorReport)(nil),       // 33: quorate.placement.DescriptorReport
+	(*AllocateShards)(nil),         // 34: quorate.placement.AllocateShards
+	(*Result)(nil),                 // 35: quorate.placement.Result
+	(*Introduction)(nil),           // 36: quorate.placement.Introduction
+	(*JoinRequest)(nil),            // 37: quorate.placement.JoinRequest
+	(*JoinAnswer)(nil),             // 38: quorate.placement.JoinAnswer
+	(*NodeAddress)(nil),            // 39: quorate.placement.NodeAddress
+	(*NodeReport)(nil),             // 40: quorate.placement.NodeReport
+	(*ReplicaReport)(nil),          // 41: quorate.placement.ReplicaReport
+	(*ReportAnswer)(nil),           // 42: quorate.placement.ReportAnswer
+	(*AdminRequest)(nil),           // 43: quorate.placement.AdminRequest
+	(*ShardRequest)(nil),           // 44: quorate.placement.ShardRequest
+	(*ControlRequest)(nil),         // 45: quorate.placement.ControlRequest
+	(*ControlAnswer)(nil),          // 46: quorate.placement.ControlAnswer
+	(*PlannedStep)(nil),            // 47: quorate.placement.PlannedStep
+	(*Problem)(nil),                // 48: quorate.placement.Problem
+	(*SummaryRequest)(nil),         // 49: quorate.placement.SummaryRequest
+	(*TransferRequest)(nil),        // 50: quorate.placement.TransferRequest
+	(*AdminAnswer)(nil),            // 51: quorate.placement.AdminAnswer
+	(*Summary)(nil),                // 52: quorate.placement.Summary
+	(*NodeHealth)(nil),             // 53: quorate.placement.NodeHealth
+	(*kvpb.ShardDescriptor)(nil),   // 54: quorate.kv.ShardDescriptor
+	(*kvpb.ReplicaDescriptor)(nil), // 55: quorate.kv.ReplicaDescriptor
+	(*kvpb.WireError)(nil),         // 56: quorate.kv.WireError
 }
 var file_placement_metapb_meta_proto_depIdxs = []int32{
-	3,  // 0: quorate.placement.State.settings:type_name -> quorate.placement.Settings
-	4,  // 1: quorate.placement.State.nodes:type_name -> quorate.placement.Node
-	5,  // 2: quorate.placement.State.shards:type_name -> quorate.placement.Shard
-	6,  // 3: quorate.placement.State.segments:type_name -> quorate.placement.Segment
-	0,  // 4: quorate.placement.Node.state:type_name -> quorate.placement.NodeState
-	30, // 5: quorate.placement.Shard.current:type_name -> quorate.kv.ShardDescriptor
-	1,  // 6: quorate.placement.Shard.state:type_name -> quorate.placement.ShardState
-	30, // 7: quorate.placement.Shard.initial:type_name -> quorate.kv.ShardDescriptor
-	2,  // 8: quorate.placement.Image.state:type_name -> quorate.placement.State
-	9,  // 9: quorate.placement.Command.found_cluster:type_name -> quorate.placement.FoundCluster
-	10, // 10: quorate.placement.Command.register_node:type_name -> quorate.placement.RegisterNode
-	11, // 11: quorate.placement.Command.set_node_state:type_name -> quorate.placement.SetNodeState
-	12, // 12: quorate.placement.Command.create_shards:type_name -> quorate.placement.CreateShards
-	13, // 13: quorate.placement.Command.report_descriptors:type_name -> quorate.placement.ReportDescriptors
-	15, // 14: quorate.placement.Command.allocate_shards:type_name -> quorate.placement.AllocateShards
-	3,  // 15: quorate.placement.FoundCluster.settings:type_name -> quorate.placement.Settings
-	4,  // 16: quorate.placement.FoundCluster.founder:type_name -> quorate.placement.Node
-	4,  // 17: quorate.placement.RegisterNode.node:type_name -> quorate.placement.Node
-	0,  // 18: quorate.placement.SetNodeState.state:type_name -> quorate.placement.NodeState
-	30, // 19: quorate.placement.CreateShards.shards:type_name -> quorate.kv.ShardDescriptor
-	14, // 20: quorate.placement.ReportDescriptors.reports:type_name -> quorate.placement.DescriptorReport
-	30, // 21: quorate.placement.DescriptorReport.shard:type_name -> quorate.kv.ShardDescriptor
-	31, // 22: quorate.placement.Result.error:type_name -> quorate.kv.WireError
-	4,  // 23: quorate.placement.Result.node:type_name -> quorate.placement.Node
-	4,  // 24: quorate.placement.Introduction.self:type_name -> quorate.placement.Node
-	4,  // 25: quorate.placement.JoinRequest.node:type_name -> quorate.placement.Node
-	4,  // 26: quorate.placement.JoinAnswer.node:type_name -> quorate.placement.Node
-	20, // 27: quorate.placement.JoinAnswer.addresses:type_name -> quorate.placement.NodeAddress
-	22, // 28: quorate.placement.NodeReport.replicas:type_name -> quorate.placement.ReplicaReport
-	14, // 29: quorate.placement.ReplicaReport.leads:type_name -> quorate.placement.DescriptorReport
-	25, // 30: quorate.placement.AdminRequest.summary:type_name -> quorate.placement.SummaryRequest
-	26, // 31: quorate.placement.AdminRequest.transfer:type_name -> quorate.placement.TransferRequest
-	28, // 32: quorate.placement.AdminAnswer.summary:type_name -> quorate.placement.Summary
-	29, // 33: quorate.placement.Summary.nodes:type_name -> quorate.placement.NodeHealth
-	21, // 34: quorate.placement.NodeHealth.report:type_name -> quorate.placement.NodeReport
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	6,  // 0: quorate.placement.State.settings:type_name -> quorate.placement.Settings
+	8,  // 1: quorate.placement.State.nodes:type_name -> quorate.placement.Node
+	9,  // 2: quorate.placement.State.shards:type_name -> quorate.placement.Shard
+	16, // 3: quorate.placement.State.segments:type_name -> quorate.placement.Segment
+	7,  // 4: quorate.placement.State.config:type_name -> quorate.placement.ClusterConfig
+	10, // 5: quorate.placement.State.moves:type_name -> quorate.placement.Move
+	11, // 6: quorate.placement.State.splits:type_name -> quorate.placement.Split
+	12, // 7: quorate.placement.State.merges:type_name -> quorate.placement.Merge
+	13, // 8: quorate.placement.State.retired:type_name -> quorate.placement.Retired
+	14, // 9: quorate.placement.State.operations:type_name -> quorate.placement.Operation
+	15, // 10: quorate.placement.State.events:type_name -> quorate.placement.Event
+	7,  // 11: quorate.placement.Settings.config:type_name -> quorate.placement.ClusterConfig
+	0,  // 12: quorate.placement.Node.state:type_name -> quorate.placement.NodeState
+	54, // 13: quorate.placement.Shard.current:type_name -> quorate.kv.ShardDescriptor
+	1,  // 14: quorate.placement.Shard.state:type_name -> quorate.placement.ShardState
+	54, // 15: quorate.placement.Shard.initial:type_name -> quorate.kv.ShardDescriptor
+	55, // 16: quorate.placement.Move.add:type_name -> quorate.kv.ReplicaDescriptor
+	55, // 17: quorate.placement.Move.remove:type_name -> quorate.kv.ReplicaDescriptor
+	2,  // 18: quorate.placement.Move.reason:type_name -> quorate.placement.MoveReason
+	3,  // 19: quorate.placement.Merge.stage:type_name -> quorate.placement.MergeStage
+	5,  // 20: quorate.placement.Image.state:type_name -> quorate.placement.State
+	28, // 21: quorate.placement.Command.found_cluster:type_name -> quorate.placement.FoundCluster
+	29, // 22: quorate.placement.Command.register_node:type_name -> quorate.placement.RegisterNode
+	30, // 23: quorate.placement.Command.set_node_state:type_name -> quorate.placement.SetNodeState
+	31, // 24: quorate.placement.Command.create_shards:type_name -> quorate.placement.CreateShards
+	32, // 25: quorate.placement.Command.report_descriptors:type_name -> quorate.placement.ReportDescriptors
+	34, // 26: quorate.placement.Command.allocate_shards:type_name -> quorate.placement.AllocateShards
+	7,  // 27: quorate.placement.Command.set_config:type_name -> quorate.placement.ClusterConfig
+	19, // 28: quorate.placement.Command.remove_node:type_name -> quorate.placement.RemoveNode
+	20, // 29: quorate.placement.Command.begin_move:type_name -> quorate.placement.BeginMove
+	10, // 30: quorate.placement.Command.cancel_move:type_name -> quorate.placement.Move
+	21, // 31: quorate.placement.Command.begin_split:type_name -> quorate.placement.BeginSplit
+	22, // 32: quorate.placement.Command.end_split:type_name -> quorate.placement.EndSplit
+	23, // 33: quorate.placement.Command.begin_merge:type_name -> quorate.placement.BeginMerge
+	24, // 34: quorate.placement.Command.advance_merge:type_name -> quorate.placement.AdvanceMerge
+	25, // 35: quorate.placement.Command.begin_rebalance:type_name -> quorate.placement.BeginRebalance
+	26, // 36: quorate.placement.Command.end_operation:type_name -> quorate.placement.EndOperation
+	27, // 37: quorate.placement.Command.append_events:type_name -> quorate.placement.AppendEvents
+	2,  // 38: quorate.placement.BeginMove.reason:type_name -> quorate.placement.MoveReason
+	3,  // 39: quorate.placement.AdvanceMerge.from:type_name -> quorate.placement.MergeStage
+	3,  // 40: quorate.placement.AdvanceMerge.to:type_name -> quorate.placement.MergeStage
+	15, // 41: quorate.placement.AppendEvents.events:type_name -> quorate.placement.Event
+	6,  // 42: quorate.placement.FoundCluster.settings:type_name -> quorate.placement.Settings
+	8,  // 43: quorate.placement.FoundCluster.founder:type_name -> quorate.placement.Node
+	8,  // 44: quorate.placement.RegisterNode.node:type_name -> quorate.placement.Node
+	0,  // 45: quorate.placement.SetNodeState.state:type_name -> quorate.placement.NodeState
+	54, // 46: quorate.placement.CreateShards.shards:type_name -> quorate.kv.ShardDescriptor
+	33, // 47: quorate.placement.ReportDescriptors.reports:type_name -> quorate.placement.DescriptorReport
+	54, // 48: quorate.placement.DescriptorReport.shard:type_name -> quorate.kv.ShardDescriptor
+	56, // 49: quorate.placement.Result.error:type_name -> quorate.kv.WireError
+	8,  // 50: quorate.placement.Result.node:type_name -> quorate.placement.Node
+	14, // 51: quorate.placement.Result.operation:type_name -> quorate.placement.Operation
+	7,  // 52: quorate.placement.Result.config:type_name -> quorate.placement.ClusterConfig
+	10, // 53: quorate.placement.Result.move:type_name -> quorate.placement.Move
+	11, // 54: quorate.placement.Result.split:type_name -> quorate.placement.Split
+	8,  // 55: quorate.placement.Introduction.self:type_name -> quorate.placement.Node
+	8,  // 56: quorate.placement.JoinRequest.node:type_name -> quorate.placement.Node
+	8,  // 57: quorate.placement.JoinAnswer.node:type_name -> quorate.placement.Node
+	39, // 58: quorate.placement.JoinAnswer.addresses:type_name -> quorate.placement.NodeAddress
+	41, // 59: quorate.placement.NodeReport.replicas:type_name -> quorate.placement.ReplicaReport
+	33, // 60: quorate.placement.ReplicaReport.leads:type_name -> quorate.placement.DescriptorReport
+	49, // 61: quorate.placement.AdminRequest.summary:type_name -> quorate.placement.SummaryRequest
+	50, // 62: quorate.placement.AdminRequest.transfer:type_name -> quorate.placement.TransferRequest
+	44, // 63: quorate.placement.AdminRequest.shard:type_name -> quorate.placement.ShardRequest
+	45, // 64: quorate.placement.AdminRequest.control:type_name -> quorate.placement.ControlRequest
+	4,  // 65: quorate.placement.ShardRequest.action:type_name -> quorate.placement.ShardAction
+	55, // 66: quorate.placement.ShardRequest.server:type_name -> quorate.kv.ReplicaDescriptor
+	54, // 67: quorate.placement.ShardRequest.right:type_name -> quorate.kv.ShardDescriptor
+	7,  // 68: quorate.placement.ControlRequest.config:type_name -> quorate.placement.ClusterConfig
+	14, // 69: quorate.placement.ControlAnswer.operation:type_name -> quorate.placement.Operation
+	14, // 70: quorate.placement.ControlAnswer.operations:type_name -> quorate.placement.Operation
+	47, // 71: quorate.placement.ControlAnswer.steps:type_name -> quorate.placement.PlannedStep
+	48, // 72: quorate.placement.ControlAnswer.problems:type_name -> quorate.placement.Problem
+	7,  // 73: quorate.placement.ControlAnswer.config:type_name -> quorate.placement.ClusterConfig
+	52, // 74: quorate.placement.AdminAnswer.summary:type_name -> quorate.placement.Summary
+	55, // 75: quorate.placement.AdminAnswer.members:type_name -> quorate.kv.ReplicaDescriptor
+	46, // 76: quorate.placement.AdminAnswer.control:type_name -> quorate.placement.ControlAnswer
+	53, // 77: quorate.placement.Summary.nodes:type_name -> quorate.placement.NodeHealth
+	40, // 78: quorate.placement.NodeHealth.report:type_name -> quorate.placement.NodeReport
+	79, // [79:79] is the sub-list for method output_type
+	79, // [79:79] is the sub-list for method input_type
+	79, // [79:79] is the sub-list for extension type_name
+	79, // [79:79] is the sub-list for extension extendee
+	0,  // [0:79] is the sub-list for field type_name
 }
 
 func init() { file_placement_metapb_meta_proto_init() }
@@ -2319,25 +4994,38 @@ func file_placement_metapb_meta_proto_init() {
 	if File_placement_metapb_meta_proto != nil {
 		return
 	}
-	file_placement_metapb_meta_proto_msgTypes[6].OneofWrappers = []any{
+	file_placement_metapb_meta_proto_msgTypes[13].OneofWrappers = []any{
 		(*Command_FoundCluster)(nil),
 		(*Command_RegisterNode)(nil),
 		(*Command_SetNodeState)(nil),
 		(*Command_CreateShards)(nil),
 		(*Command_ReportDescriptors)(nil),
 		(*Command_AllocateShards)(nil),
+		(*Command_SetConfig)(nil),
+		(*Command_RemoveNode)(nil),
+		(*Command_BeginMove)(nil),
+		(*Command_CancelMove)(nil),
+		(*Command_BeginSplit)(nil),
+		(*Command_EndSplit)(nil),
+		(*Command_BeginMerge)(nil),
+		(*Command_AdvanceMerge)(nil),
+		(*Command_BeginRebalance)(nil),
+		(*Command_EndOperation)(nil),
+		(*Command_AppendEvents)(nil),
 	}
-	file_placement_metapb_meta_proto_msgTypes[22].OneofWrappers = []any{
+	file_placement_metapb_meta_proto_msgTypes[38].OneofWrappers = []any{
 		(*AdminRequest_Summary)(nil),
 		(*AdminRequest_Transfer)(nil),
+		(*AdminRequest_Shard)(nil),
+		(*AdminRequest_Control)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_placement_metapb_meta_proto_rawDesc), len(file_placement_metapb_meta_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   28,
+			NumEnums:      5,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
