@@ -143,8 +143,14 @@ func documentedPath(d *document, path string) string {
 	if _, ok := d.Paths[path]; ok {
 		return path
 	}
+	parts := strings.Split(path, "/")
 	for template := range d.Paths {
-		if i := strings.Index(template, "{"); i > 0 && strings.HasPrefix(path, template[:i]) {
+		want := strings.Split(template, "/")
+		fits := len(want) == len(parts) || template == keyPrefix+"{key}" && len(parts) > len(want)
+		for i := 0; fits && i < len(want); i++ {
+			fits = want[i] == parts[i] || strings.HasPrefix(want[i], "{")
+		}
+		if fits {
 			return template
 		}
 	}

@@ -48,6 +48,7 @@ type exchange struct {
 	readOnly bool  // a POST that changes nothing
 	held     int64 // of the server's byte budget
 
+	success  int // the status of a JSON answer; 0 = 200
 	status   int // 0 = nothing written yet
 	code     kv.Code
 	outcome  kv.Outcome
@@ -147,13 +148,13 @@ func (x *exchange) writeBody(b []byte) {
 	}
 }
 
-// replyJSON answers 200 with an encoded document.
+// replyJSON answers 200, or the success that was set, with an encoded document.
 func (x *exchange) replyJSON(b []byte) {
 	h := x.w.Header()
 	h["Content-Type"] = headerJSON
 	h["Cache-Control"] = headerNoStore
 	h["X-Content-Type-Options"] = headerNoSniff
 	h["Content-Length"] = []string{strconv.Itoa(len(b))}
-	x.WriteHeader(http.StatusOK)
+	x.WriteHeader(max(x.success, http.StatusOK))
 	x.writeBody(b)
 }

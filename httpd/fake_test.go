@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"sort"
 	"strconv"
@@ -272,8 +273,8 @@ type fakeCluster struct{ err error }
 func (c *fakeCluster) Nodes(context.Context) ([]kv.NodeInfo, error) {
 	return []kv.NodeInfo{
 		{ID: testNode, Name: "one", Zone: "a", HTTPAddress: "127.0.0.1:7001", PeerAddress: "127.0.0.1:7101", Release: "test", Alive: true,
-			LastSeenMs: 1700000000123, MetaRole: kv.RoleLeader, Replicas: 2, Leaders: 1, DiskBytes: 7},
-		{ID: 0xa2, Name: "two"},
+			LastSeenMs: 1700000000123, MetaRole: kv.RoleLeader, Replicas: 2, Leaders: 1, DiskBytes: 7, DiskFree: 9, Bytes: 5, Reads: 1.26, Writes: math.NaN()},
+		{ID: 0xa2, Name: "two", State: kv.NodeRemoving, Draining: true},
 	}, c.err
 }
 
@@ -282,7 +283,8 @@ func (c *fakeCluster) Shards(context.Context) ([]kv.ShardInfo, error) {
 	return []kv.ShardInfo{
 		{Descriptor: &kvpb.ShardDescriptor{Shard: 2, Generation: 1, End: []byte("m"), Replicas: []*kvpb.ReplicaDescriptor{replica}},
 			Leader: testNode, Term: 3, Replicas: []kv.ReplicaInfo{{ID: kv.ServerID{Node: testNode, Shard: 2, Incarnation: 1}, Role: kv.RoleLeader, AppliedIndex: 9}}},
-		{Descriptor: &kvpb.ShardDescriptor{Shard: 3, Generation: 2, Start: []byte("m"), End: []byte{0xff, 0xfe}}},
+		{Descriptor: &kvpb.ShardDescriptor{Shard: 3, Generation: 2, Start: []byte("m"), End: []byte{0xff, 0xfe}},
+			Change: kv.ShardChange{Kind: kv.OperationMove, From: testNode, To: 0xa2, Operation: 4, Detail: "catching up"}},
 		{Descriptor: &kvpb.ShardDescriptor{Shard: 4, Generation: 2, Start: []byte{0xff, 0xfe}}},
 	}, c.err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	_ "embed" // the OpenAPI document
 	"encoding/json"
+	"math"
 	"net/http"
 	"runtime"
 	"strconv"
@@ -59,18 +60,46 @@ type nodeJSON struct {
 	Replicas    int    `json:"replicas"`
 	Leaders     int    `json:"leaders"`
 	DiskBytes   int64  `json:"disk_bytes"`
+	DiskFree    int64  `json:"disk_free"` // 0 = not reported
+	Bytes       int64  `json:"bytes"`
+	State       string `json:"state"`
+	Reads       rate   `json:"reads_per_second"`
+	Writes      rate   `json:"writes_per_second"`
+}
+
+// rate is a number of operations a second, written to the tenth.
+type rate float64
+
+// MarshalJSON writes a rate; what is no number counts as nothing.
+func (r rate) MarshalJSON() ([]byte, error) {
+	if f := float64(r); f >= 0 && f < 1e15 {
+		return strconv.AppendFloat(nil, math.Round(f*10)/10, 'f', -1, 64), nil
+	}
+	return []byte("0"), nil
 }
 
 func asNodeJSON(n *kv.NodeInfo) nodeJSON {
 	out := nodeJSON{
 		ID: n.ID.String(), Name: n.Name, Zone: n.Zone, HTTPAddress: n.HTTPAddress, PeerAddress: n.PeerAddress,
 		Release: n.Release, Alive: n.Alive, Draining: n.Draining, MetaRole: string(n.MetaRole),
-		Replicas: n.Replicas, Leaders: n.Leaders, DiskBytes: n.DiskBytes,
+		Replicas: n.Replicas, Leaders: n.Leaders, DiskBytes: n.DiskBytes, DiskFree: n.DiskFree, Bytes: n.Bytes,
+		State: nodeState(n), Reads: rate(n.Reads), Writes: rate(n.Writes),
 	}
 	if n.LastSeenMs != 0 {
 		out.LastSeen = time.UnixMilli(n.LastSeenMs).UTC().Format(expiryLayout)
 	}
 	return out
+}
+
+// nodeState gives what is to become of a node, in one word.
+func nodeState(n *kv.NodeInfo) string {
+	switch {
+	case n.State != "":
+		return string(n.State)
+	case n.Draining:
+		return string(kv.NodeDraining)
+	}
+	return string(kv.NodeActive)
 }
 
 type replicaJSON struct {
@@ -93,13 +122,28 @@ type shardJSON struct {
 	Term       uint64        `json:"term"`
 	Bytes      int64         `json:"bytes"`
 	Keys       int64         `json:"keys"`
+	Reads      rate          `json:"reads_per_second"`
+	Writes     rate          `json:"writes_per_second"`
+	Change     *changeJSON   `json:"change,omitempty"`
 	Replicas   []replicaJSON `json:"replicas"`
+}
+
+// changeJSON is what is being done to a shard.
+type changeJSON struct {
+	Kind      string `json:"kind"`
+	From      string `json:"from,omitempty"`
+	To        string `json:"to,omitempty"`
+	Operation uint64 `json:"operation,omitempty"`
+	Detail    string `json:"detail,omitempty"`
 }
 
 func asShardJSON(sh *kv.ShardInfo) shardJSON {
 	d := sh.Descriptor
 	out := shardJSON{ID: d.GetShard(), Generation: d.GetGeneration(), Term: sh.Term, Bytes: sh.Bytes, Keys: sh.Keys,
-		Replicas: []replicaJSON{}}
+		Reads: rate(sh.Reads), Writes: rate(sh.Writes), Replicas: []replicaJSON{}}
+	if c := sh.Change; c.Kind != "" {
+		out.Change = &changeJSON{string(c.Kind), nodeText(c.From), nodeText(c.To), c.Operation, c.Detail}
+	}
 	out.Start, out.StartB64 = textOrBytes(d.GetStart())
 	if len(d.GetEnd()) > 0 {
 		out.End, out.EndB64 = textOrBytes(d.GetEnd())
@@ -166,20 +210,11 @@ func (s *Server) getNode(x *exchange) error {
 	if err := x.plain(); err != nil {
 		return err
 	}
-	id, err := kv.ParseNodeID(x.match.Vars["id"])
-	if err != nil {
-		return invalid(err.Error())
-	}
-	nodes, err := s.opts.Cluster.Nodes(x.ctx)
+	n, err := x.pathNode()
 	if err != nil {
 		return err
 	}
-	for i := range nodes {
-		if nodes[i].ID == id {
-			return x.reply(asNodeJSON(&nodes[i]))
-		}
-	}
-	return &kv.Error{Code: kv.CodeNotFound, Detail: "no such node"}
+	return x.reply(asNodeJSON(n))
 }
 
 func (s *Server) getShards(x *exchange) error {

@@ -21,13 +21,14 @@ func TestClusterRoutes(t *testing.T) {
 	for target, parts := range map[string][]string{
 		"/v1/cluster":                     {`"id":"c1"`, `"nodes_alive":1`, `"meta_leader":"00000000000000a1"`},
 		"/v1/nodes":                       {`"id":"00000000000000a1","name":"one","zone":"a"`, `"last_seen":"2023-11-14T22:13:20.123Z"`, `"id":"00000000000000a2"`},
-		"/v1/nodes/a1":                    {`{"id":"00000000000000a1"`},
+		"/v1/nodes/a1":                    {`{"id":"00000000000000a1"`, `"disk_free":9,"bytes":5,"state":"active","reads_per_second":1.3,"writes_per_second":0`},
+		"/v1/nodes/two":                   {`{"id":"00000000000000a2"`, `"state":"removing"`},
 		"/v1/shards":                      {`{"id":2,"generation":1,"start":"","end":"m","leader":"00000000000000a1","term":3`, `"role":"leader","applied_index":9`, `{"id":3,"generation":2,"start":"m","end_b64":"//4="`, `{"id":4,"generation":2,"start_b64":"//4=","term"`},
 		"/v1/shards?key=a":                {`{"shards":[{"id":2,`},
 		"/v1/shards?key=m":                {`{"shards":[{"id":3,`},
 		"/v1/shards?key=%ff%ff":           {`{"shards":[{"id":4,`},
 		"/v1/shards?key=bQ&enc=base64url": {`{"shards":[{"id":3,`},
-		"/v1/shards/3":                    {`{"id":3,`},
+		"/v1/shards/3":                    {`{"id":3,`, `"change":{"kind":"move","from":"00000000000000a1","to":"00000000000000a2","operation":4,"detail":"catching up"}`},
 		"/v1/version":                     {`"release":"test"`},
 		"/livez":                          {`{"live":true}`},
 		"/readyz":                         {`{"ready":true}`},
@@ -48,7 +49,7 @@ func TestClusterRoutes(t *testing.T) {
 		}
 		r.want(r.do("GET", target+sep+"typo=1", ""), 400)
 	}
-	for target, status := range map[string]int{"/v1/nodes/a3": 404, "/v1/nodes/xyz": 400, "/v1/nodes/0": 400, "/v1/shards/9": 404, "/v1/shards/x": 400, "/v1/shards?key=": 400,
+	for target, status := range map[string]int{"/v1/nodes/a3": 404, "/v1/nodes/xyz": 404, "/v1/nodes/0": 404, "/v1/nodes/one": 200, "/v1/shards/9": 404, "/v1/shards/x": 400, "/v1/shards?key=": 400,
 		"/v1/shards?key=" + strings.Repeat("x", 4097): 414} {
 		r.want(r.do("GET", target, ""), status)
 	}
@@ -93,7 +94,8 @@ func TestMetricsAreDelegated(t *testing.T) {
 // TestLimitsAreAllServed holds that no limit of the vocabulary that a client can
 // meet is left out; those between nodes are named here.
 func TestLimitsAreAllServed(t *testing.T) {
-	inside := map[string]bool{"EntryBytesMax": true, "EntryGroupBytesMax": true, "EntryCommandsMax": true, "EntriesPerAppendMax": true, "FrameBytesMax": true}
+	inside := map[string]bool{"EntryBytesMax": true, "EntryGroupBytesMax": true, "EntryCommandsMax": true, "EntriesPerAppendMax": true, "FrameBytesMax": true,
+		"ChildStartIndex": true, "ChildStartTerm": true}
 	f, err := parser.ParseFile(token.NewFileSet(), "../kv/limits.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)

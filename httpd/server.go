@@ -21,6 +21,7 @@ type Options struct {
 	Data    Data
 	Cluster Cluster
 	Health  Health
+	Admin   Admin        // nil: its routes answer 503
 	Metrics http.Handler // nil: /metrics is 404
 	Hooks   Hooks
 	Logger  *slog.Logger // nil: logs are dropped

@@ -155,3 +155,34 @@ func TestLimitsFitOneAnother(t *testing.T) {
 		t.Error("a group of commands does not fit an entry")
 	}
 }
+
+func TestClusterConfigIsValidated(t *testing.T) {
+	if d := DefaultClusterConfig(); d.Validate() != nil {
+		t.Errorf("the defaults: %v", d.Validate())
+	}
+	for name, change := range map[string]func(*ClusterConfig){
+		"replication_factor": func(c *ClusterConfig) { c.ReplicationFactor = 8 },
+		"dead_grace":         func(c *ClusterConfig) { c.DeadGrace = time.Millisecond },
+		"split_bytes":        func(c *ClusterConfig) { c.SplitBytes, c.MergeBytes = 1, 0 },
+		"split_load":         func(c *ClusterConfig) { c.SplitLoad = math.NaN() },
+		"merge_bytes":        func(c *ClusterConfig) { c.MergeBytes = c.SplitBytes },
+		"leader_zone":        func(c *ClusterConfig) { c.LeaderZone = strings.Repeat("z", ZoneBytesMax+1) },
+		"snapshot_rate":      func(c *ClusterConfig) { c.SnapshotRate = -1 },
+		"moves_per_node":     func(c *ClusterConfig) { c.MovesPerNode = 0 },
+		"moves_per_cluster":  func(c *ClusterConfig) { c.MovesPerCluster = MovesMax + 1 },
+	} {
+		c := DefaultClusterConfig()
+		change(&c)
+		if err := c.Validate(); err == nil || !strings.HasPrefix(err.Error(), name+" ") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	never := DefaultClusterConfig()
+	never.SplitBytes, never.MergeBytes, never.SnapshotRate = 0, 0, 0
+	if err := never.Validate(); err != nil {
+		t.Errorf("all of it never: %v", err)
+	}
+	if err := (&ClusterConfig{}).Validate(); strings.Count(err.Error(), "\n") != 3 {
+		t.Errorf("not everything at once: %v", err)
+	}
+}

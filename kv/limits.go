@@ -79,4 +79,17 @@ const (
 	// cannot be built from the log alone (DESIGN §9).
 	ChildStartIndex = 10
 	ChildStartTerm  = 1
+
+	// The settings of a cluster (ClusterConfig). Zones are named in them and by nodes.
+	ReplicationFactorMax = 7
+	DeadGraceMin         = time.Second
+	DeadGraceMax         = 30 * 24 * time.Hour
+	SplitBytesMin        = 64 << 10
+	SnapshotRateMin      = 64 << 10
+	MovesMax             = 1000
+	ZoneBytesMax         = 255
+
+	// EventsMax bounds one answer of GET /v1/events.
+	EventsDefault = 100
+	EventsMax     = 1000
 )
