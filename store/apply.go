@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -26,9 +27,11 @@ type applier struct {
 	// from call to call; used are those that this call has looked at.
 	heads    map[string]*head
 	used     []*head
-	known    idFilter              // of remembered request ids; kept from call to call
-	requests map[requestID]request // ids that were remembered in this call
-	txn      overlay               // of the transaction that is being evaluated
+	known    idFilter               // of remembered request ids; kept from call to call
+	requests map[requestID]*request // ids that were remembered in this call
+	txn      overlay                // of the transaction that is being evaluated
+
+	unused []uint64 // spaces that the state referred to and does not any more
 
 	arena      arena  // contents of records, until the call ends
 	kbuf, vbuf []byte // scratch of one engine call
@@ -88,7 +91,15 @@ func (r *Replica) applyLocked(entries []kv.Entry) (results []kv.EntryResult, err
 		a.batch.Set(key, a.vbuf)
 	}
 	st := a.st
-	return results, r.publish(a.batch, &st)
+	if err := r.publish(a.batch, &st); err != nil {
+		return nil, err
+	}
+	if len(a.unused) > 0 {
+		if err := r.db.removeUnused(placement{homes: unusedHomes(a.unused)}); err != nil {
+			r.log.Warn("spaces that are not used any more stay until the next start", "error", err)
+		}
+	}
+	return results, nil
 }
 
 // decodedCommand is a command, or why it is none.
@@ -123,18 +134,19 @@ func decodeCommands(entries []kv.Entry) (commands [][]decodedCommand, needIndex 
 
 func (a *applier) begin(eng engine.Engine, st *state, indexed bool) error {
 	if !a.known.attached {
-		if err := a.known.attach(eng, st.placement); err != nil {
+		if err := a.known.attach(eng, st.homes); err != nil {
 			return err
 		}
 	}
 	a.eng = eng
 	a.st = *st
+	a.st.homes = slices.Clone(st.homes) // their figures change
 	a.batch, a.indexed = eng.NewBatch(indexed), indexed
 	if a.heads == nil {
 		a.heads = map[string]*head{}
 	}
 	if a.requests == nil {
-		a.requests = map[requestID]request{}
+		a.requests = map[requestID]*request{}
 	}
 	return nil
 }
@@ -153,6 +165,7 @@ func (a *applier) end() error {
 		a.heads = nil
 	}
 	clear(a.requests)
+	a.unused = a.unused[:0]
 	a.known.forget(a.st.floors.requestFrom)
 	a.txn.reset()
 	a.arena.reset()

@@ -1,10 +1,10 @@
 package store
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 
@@ -33,16 +33,21 @@ type DB struct {
 	spaces *spaceIDs
 	log    *slog.Logger
 
+	// life is held by whatever opens, drops or closes. Lock order: life, Replica.mu (a
+	// shard's before that of its right neighbour), gate, mu.
+	life   sync.Mutex
+	closed bool // guarded by life
+
 	// gate is held shared by whatever uses the engine and exclusively by Close.
-	// Lock order: mu, Replica.mu, gate.
 	gate sync.RWMutex
 	shut bool // guarded by gate
 
 	images openImages
 
+	// mu guards which replicas there are and which spaces they refer to: it is held
+	// over the commit of whatever changes that.
 	mu       sync.Mutex
 	replicas map[kv.ShardID]*Replica // guarded by mu; those that are open
-	closed   bool                    // guarded by mu
 }
 
 // ErrClosed is returned by calls on a closed DB or a dropped replica.
@@ -89,10 +94,7 @@ func (db *DB) recover(o Options) error {
 	if err != nil {
 		return err
 	}
-	referred := map[uint64]bool{}
-	for _, s := range states {
-		referred[s.space], referred[s.home] = true, true
-	}
+	referred := referredSpaces(states)
 	present, err := listSpaces(db.eng)
 	if err != nil {
 		return err
@@ -132,26 +134,6 @@ func (db *DB) states() ([]*state, error) {
 	return out, it.Error()
 }
 
-// listSpaces finds the spaces that hold any key, by one seek for each.
-func listSpaces(r engine.Reader) ([]uint64, error) {
-	it, err := r.NewIter([]byte{rootSpace}, []byte{rootSpace + 1})
-	if err != nil {
-		return nil, err
-	}
-	defer it.Close()
-	var out []uint64
-	for ok := it.First(); ok; {
-		key := it.Key()
-		if len(key) < spaceBytes {
-			return nil, fmt.Errorf("store: a key of %d bytes is in no space: %w", len(key), engine.ErrCorrupt)
-		}
-		id := binary.BigEndian.Uint64(key[1:])
-		out = append(out, id)
-		ok = it.SeekGE(spacePrefix(nil, id+1))
-	}
-	return out, it.Error()
-}
-
 // Replicas lists the shards that the database holds a replica of, in order.
 func (db *DB) Replicas() ([]kv.ShardID, error) {
 	if err := db.enter(); err != nil {
@@ -176,11 +158,13 @@ func (db *DB) Replicas() ([]kv.ShardID, error) {
 // A new replica is durable only with the next flush: whoever makes one does so
 // again after a crash, from the same record.
 func (db *DB) OpenReplica(shard kv.ShardID, initial *kvpb.ShardDescriptor) (*Replica, error) {
-	db.mu.Lock()
-	defer db.mu.Unlock()
+	db.life.Lock()
+	defer db.life.Unlock()
 	if db.closed {
 		return nil, ErrClosed
 	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
 	if r := db.replicas[shard]; r != nil {
 		return r, nil
 	}
@@ -203,11 +187,11 @@ func (db *DB) createLocked(shard kv.ShardID, d *kvpb.ShardDescriptor) (*state, e
 	if d == nil || d.Shard != uint64(shard) {
 		return nil, fmt.Errorf("there is no replica, and no descriptor of the shard to make one from")
 	}
-	id, err := db.spaces.allocate()
+	space, homeSpace, err := db.spaces.allocatePair()
 	if err != nil {
 		return nil, err
 	}
-	st, err := newState(id, d)
+	st, err := newState(space, homeSpace, d)
 	if err != nil {
 		return nil, err
 	}
@@ -233,23 +217,45 @@ func readState(r engine.Reader, shard kv.ShardID) (*state, error) {
 // finish; everything later on the Replica fails with ErrClosed. Dropping what is
 // not there is no error.
 func (db *DB) DropReplica(shard kv.ShardID) error {
-	db.mu.Lock()
-	defer db.mu.Unlock()
+	db.life.Lock()
+	defer db.life.Unlock()
 	if db.closed {
 		return ErrClosed
 	}
-	if r := db.replicas[shard]; r != nil {
+	if r := db.forget(shard); r != nil {
 		r.seal(ErrClosed)
-		delete(db.replicas, shard)
 	}
+	gone, err := db.drop(shard)
+	if err != nil {
+		return fmt.Errorf("store: dropping shard %s: %w", shard, err)
+	}
+	if !gone {
+		return nil
+	}
+	return db.eng.Flush()
+}
+
+// forget takes a replica out of those that are open; nil if it is not.
+func (db *DB) forget(shard kv.ShardID) *Replica {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	r := db.replicas[shard]
+	delete(db.replicas, shard)
+	return r
+}
+
+// drop removes a replica's record and tables; false if there are none.
+func (db *DB) drop(shard kv.ShardID) (bool, error) {
+	db.mu.Lock()
+	defer db.mu.Unlock()
 	st, err := readState(db.eng, shard)
 	if errors.Is(err, engine.ErrNotFound) {
-		return nil
+		return false, nil
 	}
 	b := db.eng.NewBatch(false)
 	b.Delete(stateKey(shard))
 	if err == nil {
-		err = db.deleteSpaces(b, shard, st.placement)
+		err = db.deleteUnused(b, shard, st.placement)
 	} else {
 		// A damaged record does not say where its tables are. Without it they are
 		// found as unreferred to when the database is opened next.
@@ -259,28 +265,7 @@ func (db *DB) DropReplica(shard kv.ShardID) error {
 	if err == nil {
 		err = b.Commit()
 	}
-	if err = errors.Join(err, b.Close()); err != nil {
-		return fmt.Errorf("store: dropping shard %s: %w", shard, err)
-	}
-	return db.eng.Flush()
-}
-
-// deleteSpaces adds to b the removal of a replica's tables. A space that another
-// replica still refers to is left; its records are that replica's to clean up.
-func (db *DB) deleteSpaces(b engine.Batch, shard kv.ShardID, p placement) error {
-	states, err := db.states()
-	if err != nil {
-		return err
-	}
-	for _, id := range slices.Compact([]uint64{p.space, p.home}) {
-		shared := slices.ContainsFunc(states, func(s *state) bool {
-			return s.desc.Shard != uint64(shard) && (s.space == id || s.home == id)
-		})
-		if !shared {
-			b.DeleteRange(spacePrefix(nil, id), spacePrefix(nil, id+1))
-		}
-	}
-	return nil
+	return true, errors.Join(err, b.Close())
 }
 
 // Flush returns when everything applied before the call is on disk.
@@ -304,13 +289,16 @@ func (db *DB) Metrics() engine.Metrics {
 // Close waits for calls that are under way, flushes, stops and waits for the
 // engine's background work. Later calls fail with ErrClosed.
 func (db *DB) Close() error {
-	db.mu.Lock()
-	defer db.mu.Unlock()
+	db.life.Lock()
+	defer db.life.Unlock()
 	if db.closed {
 		return nil
 	}
 	db.closed = true
-	for _, r := range db.replicas {
+	db.mu.Lock()
+	open := slices.Collect(maps.Values(db.replicas))
+	db.mu.Unlock()
+	for _, r := range open {
 		r.seal(ErrClosed)
 	}
 	db.gate.Lock()

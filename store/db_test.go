@@ -45,7 +45,7 @@ func TestCorrupt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !v.it.SeekPrefixGE(dataKey(nil, v.space, []byte("d"), versionMax)) {
+		if !v.it.SeekPrefixGE(dataKey(nil, v.spaceOf([]byte("d")), []byte("d"), versionMax)) {
 			t.Fatal("no record")
 		}
 		key := slices.Clone(v.it.Key())

@@ -38,29 +38,40 @@ type filterSegment struct {
 	lastMs   int64 // the latest time of issue in it
 }
 
-// attach fills the filter with what the engine remembers, if that is not too much.
-func (f *idFilter) attach(r engine.Reader, p placement) (err error) {
+// attach fills the filter with what the homes hold, if that is not too much.
+func (f *idFilter) attach(r engine.Reader, homes []home) error {
 	*f = idFilter{attached: true, complete: true}
-	it, err := r.NewIter(tablePrefix(nil, p.home, tableByIssued), tablePrefix(nil, p.home, tableByIssued+1))
+	n := 0
+	for i := range homes {
+		if err := f.attachHome(r, homes[i].space, &n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// attachHome adds the ids of one home; n counts those of all. When it is past
+// filterPrefill only the latest time of issue is looked at.
+func (f *idFilter) attachHome(r engine.Reader, space uint64, n *int) (err error) {
+	it, err := r.NewIter(tablePrefix(nil, space, tableByIssued), tablePrefix(nil, space, tableByIssued+1))
 	if err != nil {
 		return err
 	}
 	defer func() { err = closeWith(it, err) }()
-	n := 0
 	for ok := it.First(); ok; ok = it.Next() {
-		if n++; n > filterPrefill {
+		if *n++; *n > filterPrefill {
 			f.complete = false
 			it.Last()
 		}
-		issued, id, parsed := parseIndexKey(it.Key())
-		if !parsed || len(id) != len(requestID{}) {
+		at, parsed := atOfIssued(it.Key()[headerBytes:])
+		if !parsed {
 			return errChecksum
 		}
 		if !f.complete {
-			f.missingMs = int64(issued)
+			f.missingMs = max(f.missingMs, at.issuedMs())
 			break
 		}
-		f.add(requestID(id), int64(issued))
+		f.add(at.id(), at.issuedMs())
 	}
 	return it.Error()
 }

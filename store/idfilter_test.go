@@ -56,10 +56,9 @@ func TestIDFilter(t *testing.T) {
 func TestIDFilterPrefill(t *testing.T) {
 	db := mustOpen(t, engine.NewMemFS())
 	defer mustClose(t, db)
-	p := placeAt(1, 1)
 	b := db.eng.NewBatch(false)
 	for i := range uint64(filterPrefill + 2) {
-		key := issuedKey(nil, 1, int64(i), countedID(i))
+		key := issuedKey(nil, 1, placeOfRequest(int64(i), countedID(i), 0))
 		value := make([]byte, checksumBytes)
 		seal(key, value)
 		b.Set(key, value)
@@ -69,7 +68,7 @@ func TestIDFilterPrefill(t *testing.T) {
 	}
 	mustClose(t, b)
 	var f idFilter
-	if err := f.attach(db.eng, p); err != nil {
+	if err := f.attach(db.eng, []home{{space: 1}}); err != nil {
 		t.Fatal(err)
 	}
 	unknown := countedID(1 << 40)

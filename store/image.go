@@ -62,23 +62,15 @@ func (im *image) WriteTo(w io.Writer) (int64, error) {
 		return 0, errors.New("store: the image is closed or was written already")
 	}
 	im.used = true
-	it, err := im.snap.NewIter([]byte{rootSpace}, []byte{rootSpace + 1})
-	if err != nil {
-		return 0, err
-	}
 	f := newFrameWriter(w)
-	err = closeWith(it, writeImage(f, it, im.st))
+	err := writeImage(f, im.snap, im.st)
 	return f.written, err
 }
 
-func writeImage(f *frameWriter, it engine.Iterator, st *state) error {
+// writeImage writes a replica as if it had one space and one home.
+func writeImage(f *frameWriter, src iterSource, st *state) error {
 	if err := f.write([]byte(imageMagic)); err != nil {
 		return err
-	}
-	if planted.On(planted.ImageWithoutRequests) {
-		without := *st
-		without.counters.requests = 0
-		st = &without
 	}
 	if err := f.frame(frameHeader, appendState(nil, st, false)); err != nil {
 		return err
@@ -93,7 +85,7 @@ func writeImage(f *frameWriter, it engine.Iterator, st *state) error {
 		block = block[:0]
 		return err
 	}
-	err := walk(it, st.placement, func(local, value []byte) error {
+	err := walk(src, &st.placement, func(local, value []byte) error {
 		if plantedOmission(local, value) {
 			return nil
 		}

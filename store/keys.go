@@ -137,16 +137,6 @@ func parseIndexKey(k []byte) (n uint64, key []byte, ok bool) {
 
 type requestID [16]byte
 
-// requestKey appends the key under which a request id's result is kept.
-func requestKey(dst []byte, home uint64, id requestID) []byte {
-	return append(tablePrefix(dst, home, tableRequests), id[:]...)
-}
-
-// issuedKey appends the key that finds a request id by its time.
-func issuedKey(dst []byte, home uint64, issuedMs int64, id requestID) []byte {
-	return indexKey(dst, home, tableByIssued, uint64(issuedMs), id[:])
-}
-
 // checksum covers a key without its space, which differs between nodes, and
 // the content.
 func checksum(key, content []byte) uint32 {

@@ -130,7 +130,7 @@ func (a *applier) seekContent(key []byte) ([]byte, kv.Version, error) {
 		}
 		a.it = it
 	}
-	a.kbuf = dataKey(a.kbuf[:0], a.st.space, key, versionMax)
+	a.kbuf = dataKey(a.kbuf[:0], a.st.spaceOf(key), key, versionMax)
 	prefix := a.kbuf[:len(a.kbuf)-versionBytes]
 	if !a.it.SeekPrefixGE(a.kbuf) {
 		return nil, 0, a.it.Error()
@@ -217,8 +217,8 @@ func (a *applier) commitTxn(v kv.Version) bool {
 // write adds one changed key to the batch: the record, its place in the change
 // index, and its expiry.
 func (a *applier) write(t *touched, v kv.Version) {
-	st := &a.st
-	a.kbuf = dataKey(a.kbuf[:0], st.space, t.key, v)
+	st, space := &a.st, a.st.spaceOf(t.key)
+	a.kbuf = dataKey(a.kbuf[:0], space, t.key, v)
 	if t.now.exists() {
 		a.setSealed(a.kbuf, t.now.content)
 		st.counters.bytes += int64(len(t.key) + t.now.valueLen)
@@ -230,7 +230,7 @@ func (a *applier) write(t *touched, v kv.Version) {
 	if t.base.exists() {
 		st.counters.keys--
 	}
-	a.kbuf = indexKey(a.kbuf[:0], st.space, tableChanges, uint64(v), t.key)
+	a.kbuf = indexKey(a.kbuf[:0], space, tableChanges, uint64(v), t.key)
 	a.vbuf = appendChange(append(a.vbuf[:0], 0, 0, 0, 0), changeEntry{
 		deleted:     !t.now.exists(),
 		prevVersion: t.base.version,
@@ -241,11 +241,11 @@ func (a *applier) write(t *touched, v kv.Version) {
 		return
 	}
 	if t.base.expiresMs != 0 {
-		a.kbuf = indexKey(a.kbuf[:0], st.space, tableExpiry, uint64(t.base.expiresMs), t.key)
+		a.kbuf = indexKey(a.kbuf[:0], space, tableExpiry, uint64(t.base.expiresMs), t.key)
 		a.batch.Delete(a.kbuf)
 	}
 	if t.now.expiresMs != 0 {
-		a.kbuf = indexKey(a.kbuf[:0], st.space, tableExpiry, uint64(t.now.expiresMs), t.key)
+		a.kbuf = indexKey(a.kbuf[:0], space, tableExpiry, uint64(t.now.expiresMs), t.key)
 		a.setSealed(a.kbuf, append(a.vbuf[:0], 0, 0, 0, 0))
 		st.floors.expireFrom = min(st.floors.expireFrom, t.now.expiresMs)
 	}

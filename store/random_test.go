@@ -184,6 +184,7 @@ func (m *machine) genCommand(t *rapid.T) *kvpb.Command {
 		if len(m.requests) > 0 {
 			again := proto.Clone(rapid.SampledFrom(m.requests).Draw(t, "again")).(*kvpb.RequestID)
 			again.Fingerprint = rapid.Uint64Range(0, 2).Draw(t, "print")
+			again.IssuedMs += rapid.SampledFrom([]int64{0, 0, 1, 3000, -3000}).Draw(t, "dated anew")
 			cmd.Request = again
 		}
 	}
@@ -402,7 +403,7 @@ func (m *machine) check() {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	err = walk(v.it, v.placement, func(local, value []byte) error {
+	err = walk(sameView{v.it}, &v.placement, func(local, value []byte) error {
 		if local[0] == tableData {
 			key, version, _ := parseDataKey(nil, append(spacePrefix(nil, 0), local...))
 			got[fmt.Sprintf("%q %d %v", key, version, value[checksumBytes] == recordTombstone)] = true

@@ -73,12 +73,18 @@ func (a *applier) deleteRange(op *kvpb.Op, out *kvpb.OpResult, left *budget) err
 // liveKeys lists keys of [start, end) that exist for the transaction, as many as
 // limit, of those that existed when it began.
 func (a *applier) liveKeys(start, end []byte, limit int) (keys [][]byte, err error) {
-	lower := escapeOpen(tablePrefix(nil, a.st.space, tableData), start)
-	upper := a.st.upper
-	if len(end) > 0 {
-		upper = escapeOpen(tablePrefix(nil, a.st.space, tableData), end)
+	pieces := a.st.piecesIn(start, end)
+	for i := range pieces {
+		if keys, err = a.liveKeysOf(keys, &pieces[i], start, end, limit); err != nil || len(keys) >= limit {
+			break
+		}
 	}
-	it, err := a.newest().NewIter(lower, upper)
+	return keys, err
+}
+
+// liveKeysOf appends those of one piece.
+func (a *applier) liveKeysOf(keys [][]byte, c *piece, start, end []byte, limit int) (_ [][]byte, err error) {
+	it, err := a.newest().NewIter(c.dataSpan(start, end))
 	if err != nil {
 		return nil, err
 	}

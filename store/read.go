@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -123,7 +124,7 @@ func (v view) gets(keys [][]byte, at kv.Version, resp *kvpb.ReadResponse) error 
 	var seek []byte
 	for i, key := range keys {
 		resp.Gets[i] = &slab[i]
-		seek = dataKey(seek[:0], v.space, key, at)
+		seek = dataKey(seek[:0], v.spaceOf(key), key, at)
 		item, err := v.get(key, seek)
 		if err != nil {
 			return err
@@ -223,12 +224,15 @@ func (v view) changes(after kv.Version, prefix []byte, limit int) (out []Change,
 	if limit <= 0 || limit > changesMax {
 		limit = changesMax
 	}
-	lower := indexKey(nil, v.space, tableChanges, uint64(after)+1, nil)
-	v.it.SetBounds(lower, tablePrefix(nil, v.space, tableChanges+1))
+	m, err := openMerged(sameView{v.it}, v.indexSources(), tableChanges, binary.BigEndian.AppendUint64(nil, uint64(after)+1), nil)
+	if err != nil {
+		return nil, after, err
+	}
+	defer func() { err = closeWith(m, err) }()
 	looked := 0
 	through = after
-	for ok := v.it.First(); ok; ok = v.it.Next() {
-		n, key, parsed := parseIndexKey(v.it.Key())
+	for ok := m.First(); ok; ok = m.Next() {
+		n, key, parsed := parseIndexKey(m.Key())
 		if !parsed {
 			return nil, after, errChecksum
 		}
@@ -237,14 +241,10 @@ func (v view) changes(after kv.Version, prefix []byte, limit int) (out []Change,
 		}
 		through = kv.Version(n)
 		looked++
-		if !bytes.HasPrefix(key, prefix) || !v.owns(key) {
+		if !bytes.HasPrefix(key, prefix) {
 			continue
 		}
-		value, err := v.it.Value()
-		if err != nil {
-			return nil, after, err
-		}
-		content, err := unseal(v.it.Key(), value)
+		content, err := m.content()
 		if err != nil {
 			return nil, after, err
 		}
@@ -254,7 +254,7 @@ func (v view) changes(after kv.Version, prefix []byte, limit int) (out []Change,
 		}
 		out = append(out, Change{Version: kv.Version(n), Key: slices.Clone(key), Deleted: c.deleted, Previous: c.prevVersion})
 	}
-	return out, v.applied.LastVersion, v.it.Error()
+	return out, v.applied.LastVersion, m.Error()
 }
 
 // Execute decodes a ReadRequest, reads, and encodes the answer, for callers that

@@ -63,14 +63,14 @@ func (r *Replica) Descriptor() *kvpb.ShardDescriptor {
 // Flush returns when everything applied before the call is on disk.
 func (r *Replica) Flush() error { return r.db.Flush() }
 
-// Stats are figures of one replica. All but DiskBytes are exact and the same on
-// all replicas at the same applied index.
+// Stats are figures of one replica. All but DiskBytes and Requests are the same
+// on all replicas at the same applied index.
 type Stats struct {
 	Keys      int64      // that exist now
 	Bytes     int64      // keys and values of all retained versions
-	Requests  int64      // remembered request ids
+	Requests  int64      // remembered request ids; after a merge those that both shards had may count twice
 	Horizon   kv.Version // reads below it are refused
-	DiskBytes int64      // an estimate of the engine's, after compression
+	DiskBytes int64      // of records and request ids: an estimate of the engine's, after compression
 }
 
 // Stats gives the replica's figures. It costs no reading of data.
@@ -79,19 +79,27 @@ func (r *Replica) Stats() Stats {
 	out := Stats{
 		Keys:     st.counters.keys,
 		Bytes:    st.counters.bytes,
-		Requests: st.counters.requests,
+		Requests: st.requests(),
 		Horizon:  st.floors.horizon,
 	}
 	if r.db.enter() != nil {
 		return out
 	}
 	defer r.db.leave()
-	disk, err := r.db.eng.RangeBytes(spacePrefix(nil, st.space), spacePrefix(nil, st.space+1))
+	for i := range st.pieces {
+		out.DiskBytes += r.diskBytes(st.pieces[i].dataBounds())
+	}
+	home := st.homes[0].space
+	out.DiskBytes += r.diskBytes(spacePrefix(nil, home), spacePrefix(nil, home+1))
+	return out
+}
+
+func (r *Replica) diskBytes(lower, upper []byte) int64 {
+	n, err := r.db.eng.RangeBytes(lower, upper)
 	if err != nil {
 		r.log.Warn("size on disk is not known", "error", err)
 	}
-	out.DiskBytes = disk
-	return out
+	return n
 }
 
 // publish commits a batch and makes the state that belongs to it current.

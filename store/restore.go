@@ -45,12 +45,7 @@ func (r *Replica) Restore(src io.Reader) error {
 	r.log.Info("restored", "index", st.applied.Index, "keys", st.counters.keys)
 	// From here on the restore is done. If the removal of the old tables is lost in a
 	// crash, the next Open makes up for it.
-	b := r.db.eng.NewBatch(false)
-	err = r.db.deleteSpaces(b, r.shard, old.placement)
-	if err == nil {
-		err = b.Commit()
-	}
-	if err = errors.Join(err, b.Close()); err != nil {
+	if err := r.db.removeUnused(old.placement); err != nil {
 		r.log.Warn("the tables from before the restore stay until the next start", "error", err)
 	}
 	return nil
@@ -82,11 +77,11 @@ func (r *Replica) stage(src io.Reader, old *state) (st *state, in engine.Ingesti
 	if st.applied.Index <= old.applied.Index {
 		return nil, nil, fmt.Errorf("%w: at index %d, applied %d", ErrImageOld, st.applied.Index, old.applied.Index)
 	}
-	space, err := r.db.spaces.allocate()
+	space, homeSpace, err := r.db.spaces.allocatePair()
 	if err != nil {
 		return nil, nil, err
 	}
-	st.placement = placeAt(space, space)
+	st.placement = placeAt(st.desc, space, homeSpace)
 	if in, err = r.db.eng.NewIngestion(); err != nil {
 		return nil, nil, err
 	}
@@ -123,7 +118,8 @@ type loader struct {
 	records  uint64
 	counted  counters
 	expiring [2]int64 // keys with an expiry: by their records, by the index
-	last     []byte   // local key before
+	byID     [2]int64 // requests with a fingerprint: by time, by id
+	last     []byte   // key before
 	lastUser []byte   // user key of the newest data record before
 	key      []byte
 	user     []byte
@@ -145,7 +141,7 @@ func (l *loader) load(f *frameReader) error {
 			if !bytes.Equal(content, want) {
 				return fmt.Errorf("%w: its end does not match what came before", ErrImageCorrupt)
 			}
-			if l.counted != l.st.counters || l.expiring[0] != l.expiring[1] {
+			if l.counted != l.st.counters || l.expiring[0] != l.expiring[1] || l.byID[0] != l.byID[1] {
 				return fmt.Errorf("%w: its counters do not match its records", ErrImageCorrupt)
 			}
 			return f.end()
@@ -166,11 +162,18 @@ func (l *loader) block(content []byte) error {
 		if value, content, ok = cutBlob(content); !ok {
 			return fmt.Errorf("%w: a block is malformed", ErrImageCorrupt)
 		}
-		if bytes.Compare(local, l.last) <= 0 {
+		if len(local) == 0 {
+			return fmt.Errorf("%w: a record: %w", ErrImageCorrupt, errChecksum)
+		}
+		space := l.st.pieces[0].space
+		if local[0] == tableByIssued || local[0] == tableRequests {
+			space = l.st.homes[0].space
+		}
+		l.key = append(spacePrefix(l.key[:0], space), local...)
+		if bytes.Compare(l.key, l.last) <= 0 {
 			return fmt.Errorf("%w: its records are out of order", ErrImageCorrupt)
 		}
-		l.last = append(l.last[:0], local...)
-		l.key = append(spacePrefix(l.key[:0], l.st.space), local...)
+		l.last = append(l.last[:0], l.key...)
 		sealed, err := unseal(l.key, value)
 		if err == nil {
 			err = l.count(sealed)
@@ -215,17 +218,23 @@ func (l *loader) count(content []byte) error {
 		}
 		return nil
 	case tableByIssued:
-		l.counted.requests++
-		if len(l.key) != headerBytes+8+len(requestID{}) || len(content) > 0 {
+		at, ok := atOfIssued(l.key[headerBytes:])
+		if !ok {
+			return errChecksum
+		}
+		if at.fingerprint() != 0 {
+			l.byID[0]++
+		}
+		h := &l.st.homes[0]
+		h.count++
+		h.lastMs = max(h.lastMs, at.issuedMs())
+		return nil
+	case tableRequests:
+		l.byID[1]++
+		if at, ok := atOfRequest(l.key[headerBytes:]); !ok || at.fingerprint() == 0 || len(content) > 0 {
 			return errChecksum
 		}
 		return nil
-	case tableRequests:
-		if len(l.key) != headerBytes+len(requestID{}) {
-			return errChecksum
-		}
-		_, err := decodeRequest(content)
-		return err
 	default:
 		return errChecksum
 	}

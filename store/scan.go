@@ -19,7 +19,8 @@ type scan struct {
 	req  *kvpb.Scan
 	resp *kvpb.ReadResponse
 
-	start, end []byte // clipped to the shard's range; an empty end has no bound
+	start, end []byte // what is left, within the shard's range; an empty end has no bound
+	done       bool   // the page is full, or there cannot be more
 	limit      int
 	limitBytes int
 	bytes      int // on the page so far
@@ -50,16 +51,28 @@ func (s *scan) run() error {
 	}
 	s.limit = pageLimit(s.req.Limit, kv.ScanItemsDefault, kv.ScanItemsMax)
 	s.limitBytes = pageLimit(s.req.LimitBytes, kv.ScanBytesMax, kv.ScanBytesMax)
-	table := tablePrefix(nil, s.space, tableData)
-	upper := s.upper
-	if len(s.end) > 0 {
-		upper = escapeOpen(slices.Clone(table), s.end)
+	pieces := s.piecesIn(s.start, s.end)
+	for i := range pieces {
+		c, walk := &pieces[i], s.forward
+		if s.req.Reverse {
+			c, walk = &pieces[len(pieces)-1-i], s.backward
+		}
+		// A common prefix that was folded may reach into this piece or over it.
+		if len(c.end) > 0 && bytes.Compare(s.start, c.end) >= 0 || len(s.end) > 0 && bytes.Compare(s.end, c.start) <= 0 {
+			continue
+		}
+		s.it.SetBounds(c.dataSpan(s.start, s.end))
+		if err := walk(c.space); err != nil || s.done {
+			return err
+		}
 	}
-	s.it.SetBounds(escapeOpen(table, s.start), upper)
-	if s.req.Reverse {
-		return s.backward()
-	}
-	return s.forward()
+	return nil
+}
+
+// full ends the page. resume is where the next one begins.
+func (s *scan) full(resume []byte) error {
+	s.resp.Resume, s.done = resume, true
+	return nil
 }
 
 func pageLimit(asked uint32, def, most int) int {
@@ -100,16 +113,15 @@ func (s *scan) open() (visible, error) {
 	return visible{version: versionOf(s.it.Key()), rec: rec}, err
 }
 
-// forward goes up from the start. The iterator stands on the newest record of a
-// key at the head of the loop.
-func (s *scan) forward() error {
+// forward goes up through the bounds of the iterator, which are in one space. It
+// stands on the newest record of a key at the head of the loop.
+func (s *scan) forward(space uint64) error {
 	for ok := s.it.First(); ok; {
 		if err := s.load(); err != nil {
 			return err
 		}
 		if s.steps++; s.steps > scanStepsMax {
-			s.resp.Resume = slices.Clone(s.key)
-			return nil
+			return s.full(slices.Clone(s.key))
 		}
 		on, valid := s.descend()
 		if !on {
@@ -127,14 +139,15 @@ func (s *scan) forward() error {
 		folded, full := s.take(v)
 		switch {
 		case full:
-			s.resp.Resume = slices.Clone(s.key)
-			return nil
+			return s.full(slices.Clone(s.key))
 		case folded != nil:
 			next := prefixEnd(folded)
 			if next == nil {
+				s.done = true
 				return nil
 			}
-			s.seek = escapeOpen(tablePrefix(s.seek[:0], s.space, tableData), next)
+			s.start = next
+			s.seek = escapeOpen(tablePrefix(s.seek[:0], space, tableData), next)
 			ok = s.it.SeekGE(s.seek)
 		default:
 			ok = skipKey(s.it, s.prefix)
@@ -163,16 +176,15 @@ func (s *scan) descend() (on, valid bool) {
 	return true, true
 }
 
-// backward goes down from the end. The iterator stands on the oldest record of
-// a key at the head of the loop.
-func (s *scan) backward() error {
+// backward goes down through the bounds of the iterator, which are in one space.
+// It stands on the oldest record of a key at the head of the loop.
+func (s *scan) backward(space uint64) error {
 	for ok := s.it.Last(); ok; {
 		if err := s.load(); err != nil {
 			return err
 		}
 		if s.steps++; s.steps > scanStepsMax {
-			s.resp.Resume = append(slices.Clone(s.key), 0)
-			return nil
+			return s.full(append(slices.Clone(s.key), 0))
 		}
 		found, err := s.ascend()
 		if err != nil {
@@ -182,11 +194,11 @@ func (s *scan) backward() error {
 		if found != nil {
 			folded, full := s.take(*found)
 			if full {
-				s.resp.Resume = append(slices.Clone(s.key), 0)
-				return nil
+				return s.full(append(slices.Clone(s.key), 0))
 			}
 			if folded != nil {
-				s.seek = escapeOpen(tablePrefix(s.seek[:0], s.space, tableData), folded)
+				s.end = folded
+				s.seek = escapeOpen(tablePrefix(s.seek[:0], space, tableData), folded)
 			}
 		}
 		ok = s.it.SeekLT(s.seek)

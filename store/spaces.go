@@ -7,8 +7,10 @@ import (
 	"hash/crc32"
 	"io"
 	"io/fs"
+	"slices"
 	"sync"
 
+	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/store/engine"
 )
 
@@ -53,6 +55,14 @@ func openSpaceIDs(fsys engine.FS, path string) (ids *spaceIDs, found bool, err e
 	return ids, true, nil
 }
 
+// allocatePair gives the ids of a space and of a later home.
+func (ids *spaceIDs) allocatePair() (space, homeSpace uint64, err error) {
+	if space, err = ids.allocate(); err == nil {
+		homeSpace, err = ids.allocate()
+	}
+	return space, homeSpace, err
+}
+
 // allocate gives an id that was never given before.
 func (ids *spaceIDs) allocate() (uint64, error) {
 	ids.mu.Lock()
@@ -69,4 +79,85 @@ func (ids *spaceIDs) allocate() (uint64, error) {
 	id := ids.next
 	ids.next++
 	return id, nil
+}
+
+// listSpaces finds the spaces that hold any key, by one seek for each.
+func listSpaces(r engine.Reader) ([]uint64, error) {
+	it, err := r.NewIter([]byte{rootSpace}, []byte{rootSpace + 1})
+	if err != nil {
+		return nil, err
+	}
+	defer it.Close()
+	var out []uint64
+	for ok := it.First(); ok; {
+		key := it.Key()
+		if len(key) < spaceBytes {
+			return nil, fmt.Errorf("store: a key of %d bytes is in no space: %w", len(key), engine.ErrCorrupt)
+		}
+		id := binary.BigEndian.Uint64(key[1:])
+		out = append(out, id)
+		ok = it.SeekGE(spacePrefix(nil, id+1))
+	}
+	return out, it.Error()
+}
+
+// referredSpaces gives the spaces that states refer to.
+func referredSpaces(states []*state) map[uint64]bool {
+	out := map[uint64]bool{}
+	for _, s := range states {
+		for i := range s.pieces {
+			out[s.pieces[i].space] = true
+		}
+		for i := range s.homes {
+			out[s.homes[i].space] = true
+		}
+	}
+	return out
+}
+
+// removeUnused removes what a replica referred to and, going by its record, does
+// not any more.
+func (db *DB) removeUnused(gone placement) error {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	b := db.eng.NewBatch(false)
+	err := db.deleteUnused(b, 0, gone)
+	if err == nil {
+		err = b.Commit()
+	}
+	return errors.Join(err, b.Close())
+}
+
+// deleteUnused adds to b the removal of what a replica referred to: spaces that no
+// record of another shard than except refers to, and of others the records in its
+// pieces. Index entries of those pieces stay until their space goes: nobody finds
+// them (S8). The caller holds mu.
+func (db *DB) deleteUnused(b engine.Batch, except kv.ShardID, gone placement) error {
+	states, err := db.states()
+	if err != nil {
+		return err
+	}
+	states = slices.DeleteFunc(states, func(s *state) bool { return s.desc.Shard == uint64(except) })
+	referred := referredSpaces(states)
+	for i := range gone.pieces {
+		if c := &gone.pieces[i]; referred[c.space] {
+			b.DeleteRange(c.dataBounds())
+		} else {
+			b.DeleteRange(spacePrefix(nil, c.space), spacePrefix(nil, c.space+1))
+		}
+	}
+	for i := range gone.homes {
+		if id := gone.homes[i].space; !referred[id] {
+			b.DeleteRange(spacePrefix(nil, id), spacePrefix(nil, id+1))
+		}
+	}
+	return nil
+}
+
+// unusedHomes makes homes of spaces for removeUnused.
+func unusedHomes(spaces []uint64) (out []home) {
+	for _, id := range spaces {
+		out = append(out, home{space: id})
+	}
+	return out
 }

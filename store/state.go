@@ -13,7 +13,7 @@ import (
 )
 
 // stateFormat is the newest format of the state record.
-const stateFormat = 1
+const stateFormat = 2
 
 // state is what a replica knows of itself beside its tables. A published state
 // is never changed: apply works on a copy.
@@ -26,20 +26,13 @@ type state struct {
 	counters   counters
 }
 
-// placement says where on this node the replica's tables are.
-type placement struct {
-	space uint64 // records and indexes; a split leaves both halves in one space
-	home  uint64 // request ids; of one replica only
-	// lower and upper bound the data table.
-	lower, upper []byte
-}
-
 // floors only ever rise, except that a key with an early expiry lowers
-// expireFrom. The …From fields say where sweeps have to begin to look: nothing is
-// left below. They change nothing but the work.
+// expireFrom, and that a merge takes the lower …From of both. The …From fields say
+// where sweeps have to begin to look: nothing is left below. They change nothing
+// but the work. requestFrom never is above requestFloor.
 type floors struct {
 	horizon      kv.Version // reads below it are refused
-	requestFloor int64      // ids issued below it are refused unless remembered
+	requestFloor int64      // an id is remembered if and only if it was issued at or above
 	changeFrom   kv.Version
 	requestFrom  int64
 	expireFrom   int64
@@ -47,34 +40,31 @@ type floors struct {
 
 // counters are exact.
 type counters struct {
-	keys     int64 // that exist now
-	bytes    int64 // keys and values of all retained versions but tombstones
-	requests int64 // remembered ids
-}
-
-func placeAt(space, home uint64) placement {
-	return placement{
-		space: space,
-		home:  home,
-		lower: tablePrefix(nil, space, tableData),
-		upper: tablePrefix(nil, space, tableData+1),
-	}
+	keys  int64 // that exist now
+	bytes int64 // keys and values of all retained versions but tombstones
 }
 
 // newState is the state of an empty shard.
-func newState(space uint64, d *kvpb.ShardDescriptor) (*state, error) {
+func newState(space, homeSpace uint64, d *kvpb.ShardDescriptor) (*state, error) {
 	if err := checkDescriptor(d); err != nil {
 		return nil, err
 	}
-	encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(d)
-	if err != nil {
-		return nil, fmt.Errorf("store: descriptor: %w", err)
+	s := &state{}
+	if err := s.describe(proto.Clone(d).(*kvpb.ShardDescriptor)); err != nil {
+		return nil, err
 	}
-	return &state{
-		placement:  placeAt(space, space),
-		descriptor: encoded,
-		desc:       proto.Clone(d).(*kvpb.ShardDescriptor),
-	}, nil
+	s.placement = placeAt(s.desc, space, homeSpace)
+	return s, nil
+}
+
+// describe sets the descriptor, which is not changed any more.
+func (s *state) describe(d *kvpb.ShardDescriptor) (err error) {
+	s.desc = d
+	s.descriptor, err = proto.MarshalOptions{Deterministic: true}.Marshal(d)
+	if err != nil {
+		return fmt.Errorf("store: descriptor: %w", err)
+	}
+	return nil
 }
 
 func checkDescriptor(d *kvpb.ShardDescriptor) error {
@@ -92,26 +82,90 @@ func (s *state) owns(key []byte) bool {
 	return bytes.Compare(key, s.desc.Start) >= 0 && (len(s.desc.End) == 0 || bytes.Compare(key, s.desc.End) < 0)
 }
 
-// appendState appends the format, numbers and blobs of a state; without the
-// placement it is what images carry.
+// appendState appends the format, the placement, numbers and blobs of a state;
+// without the placement it is what images carry.
 func appendState(dst []byte, s *state, withPlacement bool) []byte {
 	dst = append(dst, stateFormat)
 	if withPlacement {
-		dst = binary.AppendUvarint(dst, s.space)
-		dst = binary.AppendUvarint(dst, s.home)
+		dst = appendPlacement(dst, &s.placement)
 	}
-	for _, n := range []uint64{
+	for _, n := range [...]uint64{
 		s.applied.Index, s.applied.Term, s.applied.ConfigIndex,
 		uint64(s.applied.LastVersion), uint64(s.applied.Ceiling), uint64(s.applied.NowMs),
 		uint64(s.floors.horizon), uint64(s.floors.requestFloor),
 		uint64(s.floors.changeFrom), uint64(s.floors.requestFrom), uint64(s.floors.expireFrom),
-		uint64(s.counters.keys), uint64(s.counters.bytes), uint64(s.counters.requests),
-		uint64(len(s.applied.Config)),
+		uint64(s.counters.keys), uint64(s.counters.bytes),
 	} {
 		dst = binary.AppendUvarint(dst, n)
 	}
-	dst = append(dst, s.applied.Config...)
-	return append(dst, s.descriptor...)
+	dst = appendBlob(dst, s.applied.Config)
+	return appendBlob(dst, s.descriptor)
+}
+
+// fieldReader reads what appendState wrote. After the first error it gives zeros.
+type fieldReader struct {
+	rest []byte
+	err  error
+}
+
+var errTruncated = errors.New("store: state record: truncated")
+
+func (f *fieldReader) number() uint64 {
+	n, size := binary.Uvarint(f.rest)
+	if size <= 0 {
+		f.fail()
+		return 0
+	}
+	f.rest = f.rest[size:]
+	return n
+}
+
+func (f *fieldReader) fail() {
+	if f.err == nil {
+		f.err = errTruncated
+	}
+	f.rest = nil
+}
+
+// count reads a number of things that take at least one byte each.
+func (f *fieldReader) count() int {
+	n := f.number()
+	if n > uint64(len(f.rest)) {
+		f.fail()
+		return 0
+	}
+	return int(n)
+}
+
+// blob reads a blob; it aliases the record.
+func (f *fieldReader) blob() []byte {
+	n := f.count()
+	b := f.rest[:n:n]
+	f.rest = f.rest[n:]
+	if n == 0 {
+		return nil
+	}
+	return b
+}
+
+func (f *fieldReader) placement() (p placement) {
+	for range f.count() {
+		c := piece{space: f.number()}
+		c.start, c.end = f.blob(), f.blob()
+		p.pieces = append(p.pieces, c)
+	}
+	for range f.count() {
+		h := home{space: f.number()}
+		if len(f.rest) < len(h.from) {
+			f.fail()
+			break
+		}
+		copy(h.from[:], f.rest)
+		f.rest = f.rest[len(h.from):]
+		h.count, h.lastMs = int64(f.number()), int64(f.number())
+		p.homes = append(p.homes, h)
+	}
+	return p
 }
 
 // decodeState reads what appendState wrote; it copies.
@@ -119,43 +173,36 @@ func decodeState(content []byte, withPlacement bool) (*state, error) {
 	if len(content) == 0 || content[0] != stateFormat {
 		return nil, errors.New("store: state record: unknown format")
 	}
-	in := bytes.NewReader(content[1:])
-	var failed error
-	next := func() uint64 {
-		n, err := binary.ReadUvarint(in)
-		if err != nil && failed == nil {
-			failed = fmt.Errorf("store: state record: %w", err)
-		}
-		return n
-	}
+	f := &fieldReader{rest: bytes.Clone(content[1:])}
 	s := &state{}
 	if withPlacement {
-		space, home := next(), next()
-		s.placement = placeAt(space, home)
+		s.placement = f.placement()
 	}
-	s.applied.Index, s.applied.Term, s.applied.ConfigIndex = next(), next(), next()
-	s.applied.LastVersion, s.applied.Ceiling, s.applied.NowMs = kv.Version(next()), kv.Version(next()), int64(next())
-	s.floors.horizon, s.floors.requestFloor = kv.Version(next()), int64(next())
-	s.floors.changeFrom, s.floors.requestFrom, s.floors.expireFrom = kv.Version(next()), int64(next()), int64(next())
-	s.counters.keys, s.counters.bytes, s.counters.requests = int64(next()), int64(next()), int64(next())
-	configBytes := next()
-	if failed != nil {
-		return nil, failed
+	s.applied.Index, s.applied.Term, s.applied.ConfigIndex = f.number(), f.number(), f.number()
+	s.applied.LastVersion, s.applied.Ceiling, s.applied.NowMs = kv.Version(f.number()), kv.Version(f.number()), int64(f.number())
+	s.floors.horizon, s.floors.requestFloor = kv.Version(f.number()), int64(f.number())
+	s.floors.changeFrom, s.floors.requestFrom, s.floors.expireFrom = kv.Version(f.number()), int64(f.number()), int64(f.number())
+	s.counters.keys, s.counters.bytes = int64(f.number()), int64(f.number())
+	s.applied.Config = f.blob()
+	s.descriptor = f.blob()
+	if f.err == nil && len(f.rest) > 0 {
+		f.err = errors.New("store: state record: something follows its end")
 	}
-	rest := bytes.Clone(content[len(content)-in.Len():])
-	if configBytes > uint64(len(rest)) {
-		return nil, errors.New("store: state record: truncated")
+	if f.err != nil {
+		return nil, f.err
 	}
-	if configBytes > 0 {
-		s.applied.Config = rest[:configBytes:configBytes]
-	}
-	s.descriptor = rest[configBytes:]
 	s.desc = &kvpb.ShardDescriptor{}
 	if err := proto.Unmarshal(s.descriptor, s.desc); err != nil {
 		return nil, fmt.Errorf("store: state record: descriptor: %w", err)
 	}
 	if err := checkDescriptor(s.desc); err != nil {
 		return nil, err
+	}
+	if withPlacement {
+		if !s.covers(s.desc.Start, s.desc.End) {
+			return nil, fmt.Errorf("store: shard %d: its pieces are not its range: %w", s.desc.Shard, errChecksum)
+		}
+		s.bound()
 	}
 	return s, nil
 }

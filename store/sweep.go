@@ -1,17 +1,20 @@
 package store
 
 import (
+	"encoding/binary"
 	"math"
 	"time"
 
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
-	"github.com/quorate-db/quorate/store/engine"
 )
 
 const (
 	sweepItemsDefault = 1000
 	sweepItemsMax     = 10000
+	// skippedMax is how many entries that are not the replica's are passed again and
+	// again by those who look for what is due.
+	skippedMax = 1000
 )
 
 // sweep applies COMMAND_SWEEP: first what has expired, then request ids, then old
@@ -47,42 +50,38 @@ type due struct {
 	content []byte
 }
 
-// collectDue lists the entries of an index table in [from, below), as many as
-// *left allows, which it lowers. next is where the following sweep has to begin; more
-// tells that it would find something at once.
-func collectDue(r engine.Reader, lower, upper []byte, below uint64, left *int) (out []due, next uint64, more bool, err error) {
-	it, err := r.NewIter(lower, upper)
+// collectDue lists the replica's entries of an index table in [from, below), as many
+// as *left allows, which it lowers. next is where the following sweep has to begin;
+// more tells that it would find something at once.
+func (a *applier) collectDue(table byte, from, below uint64, left *int) (out []due, next uint64, more bool, err error) {
+	m, err := openDue(a.newest(), a.st.indexSources(), table, from, below)
 	if err != nil {
 		return nil, 0, false, err
 	}
-	defer func() { err = closeWith(it, err) }()
-	for ok := it.First(); ok; ok = it.Next() {
-		n, key, parsed := parseIndexKey(it.Key())
+	defer func() { err = closeWith(m, err) }()
+	for ok := m.First(); ok; ok = m.Next() {
+		n, key, parsed := parseIndexKey(m.Key())
 		if !parsed {
 			return nil, 0, false, errChecksum
 		}
 		if *left == 0 {
 			return out, n, true, nil
 		}
-		value, err := it.Value()
-		if err != nil {
-			return nil, 0, false, err
-		}
-		content, err := unseal(it.Key(), value)
+		content, err := m.content()
 		if err != nil {
 			return nil, 0, false, err
 		}
 		*left--
-		d := due{n: n, full: append([]byte(nil), it.Key()...), content: append([]byte(nil), content...)}
+		d := due{n: n, full: append([]byte(nil), m.Key()...), content: append([]byte(nil), content...)}
 		d.key = d.full[len(d.full)-len(key):]
 		out = append(out, d)
 	}
-	return out, below, false, it.Error()
+	return out, below, false, m.Error()
 }
 
-// indexSpan gives the bounds of an index table's entries in [from, below).
-func indexSpan(space uint64, table byte, from, below uint64) (lower, upper []byte) {
-	return indexKey(nil, space, table, from, nil), indexKey(nil, space, table, below, nil)
+// openDue opens a walk over the entries of a table in [from, below).
+func openDue(src iterSource, sources []source, table byte, from, below uint64) (*merged, error) {
+	return openMerged(src, sources, table, binary.BigEndian.AppendUint64(nil, from), binary.BigEndian.AppendUint64(nil, below))
 }
 
 // sweepExpired deletes the keys whose expiry is at or below a time, at version v.
@@ -92,8 +91,7 @@ func (a *applier) sweepExpired(beforeMs int64, v kv.Version, left *int) (more bo
 	if below <= uint64(f.expireFrom) {
 		return false, nil
 	}
-	lower, upper := indexSpan(a.st.space, tableExpiry, uint64(f.expireFrom), below)
-	found, next, more, err := collectDue(a.newest(), lower, upper, below, left)
+	found, next, more, err := a.collectDue(tableExpiry, uint64(f.expireFrom), below, left)
 	if err != nil {
 		return false, err
 	}
@@ -113,29 +111,6 @@ func (a *applier) sweepExpired(beforeMs int64, v kv.Version, left *int) (more bo
 	return more, nil
 }
 
-// sweepRequests forgets request ids that were issued below the floor.
-func (a *applier) sweepRequests(left *int) (more bool, err error) {
-	f := &a.st.floors
-	if f.requestFloor <= f.requestFrom {
-		return false, nil
-	}
-	lower, upper := indexSpan(a.st.home, tableByIssued, uint64(f.requestFrom), uint64(f.requestFloor))
-	found, next, more, err := collectDue(a.newest(), lower, upper, uint64(f.requestFloor), left)
-	if err != nil {
-		return false, err
-	}
-	for _, d := range found {
-		id := requestID(d.key)
-		delete(a.requests, id)
-		a.batch.Delete(d.full)
-		a.kbuf = requestKey(a.kbuf[:0], a.st.home, id)
-		a.batch.Delete(a.kbuf)
-	}
-	a.st.counters.requests -= int64(len(found))
-	f.requestFrom = int64(next)
-	return more, nil
-}
-
 // sweepVersions collects what was superseded below the horizon, and the
 // tombstones that superseded it. It reads only the change index (S7). A
 // version at v that was superseded at w is seen by reads in [v, w), so with w
@@ -147,23 +122,23 @@ func (a *applier) sweepVersions(left *int) (more bool, err error) {
 	if f.horizon <= f.changeFrom {
 		return false, nil
 	}
-	lower, upper := indexSpan(a.st.space, tableChanges, uint64(f.changeFrom), uint64(f.horizon))
-	found, next, more, err := collectDue(a.newest(), lower, upper, uint64(f.horizon), left)
+	found, next, more, err := a.collectDue(tableChanges, uint64(f.changeFrom), uint64(f.horizon), left)
 	if err != nil {
 		return false, err
 	}
 	for _, d := range found {
+		space := a.st.spaceOf(d.key)
 		change, err := decodeChange(d.content)
 		if err != nil {
 			return false, err
 		}
 		if change.prevVersion != 0 {
-			a.kbuf = dataKey(a.kbuf[:0], a.st.space, d.key, change.prevVersion)
+			a.kbuf = dataKey(a.kbuf[:0], space, d.key, change.prevVersion)
 			a.batch.Delete(a.kbuf)
 			a.st.counters.bytes -= int64(len(d.key)) + int64(change.prevBytes)
 		}
 		if change.deleted {
-			a.kbuf = dataKey(a.kbuf[:0], a.st.space, d.key, kv.Version(d.n))
+			a.kbuf = dataKey(a.kbuf[:0], space, d.key, kv.Version(d.n))
 			a.batch.Delete(a.kbuf)
 		}
 		a.batch.Delete(d.full)
@@ -180,7 +155,7 @@ type SweepPolicy struct {
 }
 
 // SweepCommand gives the command that removes what is due at nowMs, and whether
-// anything is. It looks at three index entries and may be asked every second. The
+// anything is. It looks at the head of three indexes and may be asked every second. The
 // command uses one version.
 func (r *Replica) SweepCommand(nowMs int64, p SweepPolicy) (*kvpb.Command, bool) {
 	if err := r.db.enter(); err != nil {
@@ -195,29 +170,29 @@ func (r *Replica) SweepCommand(nowMs int64, p SweepPolicy) (*kvpb.Command, bool)
 	defer v.it.Close()
 	args := &kvpb.SweepArgs{MaxItems: p.MaxItems}
 	any := false
-	first := func(space uint64, table byte, from, below uint64) bool {
-		if below <= from {
+	first := func(sources []source, table byte, from, below uint64) bool {
+		if below <= from || err != nil {
 			return false
 		}
-		v.it.SetBounds(indexSpan(space, table, from, below))
-		found := v.it.First()
+		var found bool
+		found, err = anyDue(sameView{v.it}, sources, table, from, below)
 		any = any || found
 		return found
 	}
-	if first(v.space, tableExpiry, uint64(v.floors.expireFrom), uint64(max(nowMs, 0))+1) {
+	if first(v.indexSources(), tableExpiry, uint64(v.floors.expireFrom), uint64(max(nowMs, 0))+1) {
 		args.ExpireBeforeMs = nowMs
 	}
 	if floor := nowMs - p.RequestWindow.Milliseconds(); p.RequestWindow > 0 && floor > 0 &&
-		first(v.home, tableByIssued, uint64(v.floors.requestFrom), uint64(floor)) {
+		first(v.homeSources(tableByIssued), tableByIssued, uint64(v.floors.requestFrom), uint64(floor)) {
 		args.RequestFloorMs = floor
 	}
 	if from := nowMs - p.Retention.Milliseconds(); p.Retention > 0 && from > 0 {
 		horizon := min(kv.VersionAt(from), v.applied.LastVersion)
-		if first(v.space, tableChanges, uint64(v.floors.changeFrom), uint64(horizon)) {
+		if first(v.indexSources(), tableChanges, uint64(v.floors.changeFrom), uint64(horizon)) {
 			args.RetainFromVersion = uint64(horizon)
 		}
 	}
-	if err := v.it.Error(); err != nil {
+	if err != nil {
 		r.log.Warn("cannot look for what is due", "error", err)
 		return nil, false
 	}
@@ -225,4 +200,15 @@ func (r *Replica) SweepCommand(nowMs int64, p SweepPolicy) (*kvpb.Command, bool)
 		return nil, false
 	}
 	return &kvpb.Command{Kind: kvpb.CommandKind_COMMAND_SWEEP, Sweep: args}, true
+}
+
+// anyDue reports whether a sweep of [from, below) would find something, or would
+// have so much to skip that the next look had better begin behind it.
+func anyDue(src iterSource, sources []source, table byte, from, below uint64) (bool, error) {
+	m, err := openDue(src, sources, table, from, below)
+	if err != nil {
+		return false, err
+	}
+	found := m.First()
+	return found || m.skipped > skippedMax, closeWith(m, m.Error())
 }

@@ -26,7 +26,7 @@ type twin struct {
 	requestFloor  int64
 	keys          map[string][]twinVersion // ascending; what is retained
 	changes       []twinChange             // not collected yet, by version, then key
-	requests      map[[2]uint64]*twinRequest
+	requests      []*twinRequest // not swept yet
 }
 
 type twinVersion struct {
@@ -50,7 +50,7 @@ type twinRequest struct {
 }
 
 func newTwin(d *kvpb.ShardDescriptor) *twin {
-	return &twin{desc: d, keys: map[string][]twinVersion{}, requests: map[[2]uint64]*twinRequest{}}
+	return &twin{desc: d, keys: map[string][]twinVersion{}}
 }
 
 // newest gives the newest version of a key if it exists.
@@ -131,14 +131,14 @@ func (w *twin) command(ec kv.EntryCommand, v kv.Version) *kvpb.Result {
 		return w.sweep(c.Sweep, v)
 	}
 	if q := c.Request; q != nil {
-		known := w.requests[[2]uint64{q.Hi, q.Lo}]
+		known, used := w.known(q)
 		switch {
-		case known != nil && q.Fingerprint != 0 && known.id.Fingerprint != 0 && q.Fingerprint != known.id.Fingerprint:
-			return &kvpb.Result{Status: kvpb.Status_STATUS_REQUEST_MISMATCH}
 		case known != nil:
 			res := proto.Clone(known.result).(*kvpb.Result)
 			res.Replayed = true
 			return res
+		case used:
+			return &kvpb.Result{Status: kvpb.Status_STATUS_REQUEST_MISMATCH}
 		case q.IssuedMs < w.requestFloor:
 			return &kvpb.Result{Status: kvpb.Status_STATUS_REQUEST_TOO_OLD}
 		}
@@ -161,9 +161,25 @@ func (w *twin) command(ec kv.EntryCommand, v kv.Version) *kvpb.Result {
 		res.Txns = append(res.Txns, w.transaction(t, v+kv.Version(i)))
 	}
 	if q := c.Request; q != nil {
-		w.requests[[2]uint64{q.Hi, q.Lo}] = &twinRequest{id: q, result: res}
+		w.requests = append(w.requests, &twinRequest{id: q, result: res})
 	}
 	return res
+}
+
+// known finds what is remembered of a request. used tells that its id is remembered
+// with another fingerprint.
+func (w *twin) known(q *kvpb.RequestID) (known *twinRequest, used bool) {
+	for _, r := range w.requests {
+		if r.id.Hi != q.Hi || r.id.Lo != q.Lo || r.id.IssuedMs < w.requestFloor || (r.id.Fingerprint == 0) != (q.Fingerprint == 0) {
+			continue
+		}
+		if r.id.Fingerprint != q.Fingerprint {
+			used = true
+		} else if q.Fingerprint != 0 || r.id.IssuedMs == q.IssuedMs {
+			known = r
+		}
+	}
+	return known, used
 }
 
 func (w *twin) owns(key []byte) bool {
@@ -350,13 +366,14 @@ func (w *twin) sweep(args *kvpb.SweepArgs, v kv.Version) *kvpb.Result {
 		}
 	}
 	slices.SortFunc(old, func(a, b *twinRequest) int {
-		return cmp.Or(cmp.Compare(a.id.IssuedMs, b.id.IssuedMs), cmp.Compare(a.id.Hi, b.id.Hi), cmp.Compare(a.id.Lo, b.id.Lo))
+		return cmp.Or(cmp.Compare(a.id.IssuedMs, b.id.IssuedMs), cmp.Compare(a.id.Hi, b.id.Hi),
+			cmp.Compare(a.id.Lo, b.id.Lo), cmp.Compare(a.id.Fingerprint, b.id.Fingerprint))
 	})
 	n = min(left, len(old))
 	left -= n
 	res.More = res.More || n < len(old)
 	for _, q := range old[:n] {
-		delete(w.requests, [2]uint64{q.id.Hi, q.id.Lo})
+		w.requests = slices.DeleteFunc(w.requests, func(r *twinRequest) bool { return r == q })
 	}
 
 	n = 0

@@ -3,54 +3,75 @@ package store
 import (
 	"crypto/sha256"
 	"encoding/binary"
-
-	"github.com/quorate-db/quorate/store/engine"
 )
 
-// tables lists what a replica holds, in the order of engine keys inside one space.
-func (p *placement) tables() []struct {
-	space uint64
-	table byte
-} {
-	return []struct {
-		space uint64
-		table byte
-	}{
-		{p.space, tableChanges},
-		{p.space, tableData},
-		{p.home, tableByIssued},
-		{p.home, tableRequests},
-		{p.space, tableExpiry},
+// walk visits everything that a replica holds, checked, in a fixed order: that of
+// engine keys if it had one space and a later home. local is the key without its
+// space, value the sealed one; both are valid during the call.
+func walk(src iterSource, p *placement, visit func(local, value []byte) error) error {
+	if err := walkMerged(src, p.indexSources(), tableChanges, visit); err != nil {
+		return err
 	}
-}
-
-// walk visits everything that a replica holds, checked, in a fixed order. local is
-// the key without its space, value the sealed one; both are valid during the
-// call.
-func walk(it engine.Iterator, p placement, visit func(local, value []byte) error) error {
-	for _, t := range p.tables() {
-		it.SetBounds(tablePrefix(nil, t.space, t.table), tablePrefix(nil, t.space, t.table+1))
-		for ok := it.First(); ok; ok = it.Next() {
-			value, err := it.Value()
-			if err != nil {
-				return err
-			}
-			if _, err := unseal(it.Key(), value); err != nil {
-				return err
-			}
-			if err := visit(it.Key()[spaceBytes:], value); err != nil {
-				return err
-			}
+	for i := range p.pieces {
+		if err := walkPiece(src, &p.pieces[i], visit); err != nil {
+			return err
 		}
-		if err := it.Error(); err != nil {
+	}
+	if err := walkMerged(src, p.indexSources(), tableExpiry, visit); err != nil {
+		return err
+	}
+	for _, table := range [...]byte{tableByIssued, tableRequests} {
+		if err := walkMerged(src, p.homeSources(table), table, visit); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+func walkPiece(src iterSource, c *piece, visit func(local, value []byte) error) (err error) {
+	it, err := src.NewIter(c.dataBounds())
+	if err != nil {
+		return err
+	}
+	defer func() { err = closeWith(it, err) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		value, err := it.Value()
+		if err != nil {
+			return err
+		}
+		if _, err := unseal(it.Key(), value); err != nil {
+			return err
+		}
+		if err := visit(it.Key()[spaceBytes:], value); err != nil {
+			return err
+		}
+	}
+	return it.Error()
+}
+
+func walkMerged(src iterSource, sources []source, table byte, visit func(local, value []byte) error) (err error) {
+	m, err := openMerged(src, sources, table, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = closeWith(m, err) }()
+	for ok := m.First(); ok; ok = m.Next() {
+		value, err := m.Value()
+		if err != nil {
+			return err
+		}
+		if _, err := unseal(m.Key(), value); err != nil {
+			return err
+		}
+		if err := visit(m.Key()[spaceBytes:], value); err != nil {
+			return err
+		}
+	}
+	return m.Error()
+}
+
 // digestFormat is hashed first, so that digests of different makes never agree.
-const digestFormat = "quorate digest 1\n"
+const digestFormat = "quorate digest 2\n"
 
 // digest gives the SHA-256 of the logical state: the range, how far versions and
 // time have come, the floors, and every record, change, expiry and request id. It
@@ -71,12 +92,12 @@ func (v view) digest() ([]byte, error) {
 		uint64(v.applied.LastVersion), uint64(v.applied.Ceiling), uint64(v.applied.NowMs),
 		uint64(v.floors.horizon), uint64(v.floors.requestFloor),
 		uint64(v.floors.changeFrom), uint64(v.floors.requestFrom), uint64(v.floors.expireFrom),
-		uint64(v.counters.keys), uint64(v.counters.bytes), uint64(v.counters.requests),
+		uint64(v.counters.keys), uint64(v.counters.bytes),
 	} {
 		buf = binary.BigEndian.AppendUint64(buf[:0], n)
 		h.Write(buf)
 	}
-	err := walk(v.it, v.placement, func(local, value []byte) error {
+	err := walk(sameView{v.it}, &v.placement, func(local, value []byte) error {
 		blob(local)
 		blob(value[checksumBytes:])
 		return nil

@@ -58,6 +58,8 @@ type Iterator interface {
 	SetBounds(lower, upper []byte)
 	// Error tells why a move returned false, nil if there was nothing more.
 	Error() error
+	// Clone opens another iterator over the same state and bounds, not positioned.
+	Clone() (Iterator, error)
 	Close() error
 }
 

@@ -294,6 +294,14 @@ func (it pebbleIter) Value() ([]byte, error) {
 	return v, mark(err)
 }
 
+func (it pebbleIter) Clone() (Iterator, error) {
+	c, err := it.Iterator.Clone(pebble.CloneOptions{})
+	if err != nil {
+		return nil, mark(err)
+	}
+	return pebbleIter{c}, nil
+}
+
 func (it pebbleIter) Error() error { return mark(it.Iterator.Error()) }
 func (it pebbleIter) Close() error { return mark(it.Iterator.Close()) }
 
