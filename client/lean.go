@@ -115,12 +115,12 @@ func (p *connPool) close() {
 func (t *leanTransport) roundTrip(ctx context.Context, ep *endpoint, req *request, at schedule) (response, error) {
 	now := at.start
 	c := ep.conns.take(now, t.idleTime)
-	reused := c != nil
+	reused, sent := c != nil, false
 	for {
 		if c == nil {
 			var err error
 			if c, err = t.connect(ctx, ep, at.deadline); err != nil {
-				return response{}, &transportError{err: plain(err), unsent: true}
+				return response{}, &transportError{err: plain(err), unsent: !sent}
 			}
 		}
 		resp, reusable, err := t.exchange(ctx, c, ep, req, at)
@@ -135,7 +135,9 @@ func (t *leanTransport) roundTrip(ctx context.Context, ep *endpoint, req *reques
 		}
 		c.nc.Close()
 		// A server may close an idle connection at the moment it is used again.
-		// That says nothing about the server: try once on a new connection.
+		// That says nothing about the server: try once on a new connection. But it may
+		// also have died after it took the request.
+		sent = true
 		if !reused || c.answering || !req.repeatable() || ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			return response{}, leanError(ctx, err)
 		}

@@ -347,3 +347,53 @@ func FuzzLeanRead(f *testing.F) {
 		}
 	})
 }
+
+// A server that dies after it took a write leaves the connection broken and refuses the
+// next one. The write may have been applied, whatever became of the attempt to send it
+// again.
+func TestServerDiesWithTheWrite(t *testing.T) {
+	for _, lean := range []bool{true, false} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := make(chan error, 1)
+		go func() {
+			nc, err := l.Accept()
+			if err != nil {
+				served <- err
+				return
+			}
+			in := bufio.NewReader(nc)
+			if _, err = http.ReadRequest(in); err == nil {
+				_, err = io.WriteString(nc, "HTTP/1.1 204 No Content\r\nQuorate-Version: 8\r\n\r\n")
+			}
+			var r *http.Request
+			if err == nil {
+				r, err = http.ReadRequest(in)
+			}
+			if err == nil {
+				_, err = io.Copy(io.Discard, r.Body)
+			}
+			served <- errors.Join(err, l.Close(), nc.Close())
+		}()
+		c, err := New(Config{Endpoints: []string{l.Addr().String()}, Lean: lean, Timeout: 5 * time.Second,
+			Retry: RetryPolicy{Attempts: 3, BackoffMin: time.Millisecond, BackoffMax: time.Millisecond}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Put(t.Context(), "k", []byte("v"), PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		_, err = c.Put(t.Context(), "k", []byte("w"), PutOptions{})
+		if !IsOutcomeUnknown(err) || IsUnavailable(err) {
+			t.Errorf("lean %t: %v (outcome %q), want an unknown outcome", lean, err, OutcomeOf(err))
+		}
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -8,9 +8,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/quorate-db/quorate/kv"
@@ -52,9 +54,13 @@ func (t *netTransport) closeIdle() {
 func (t *netTransport) roundTrip(ctx context.Context, ep *endpoint, req *request, at schedule) (response, error) {
 	ctx, cancel := context.WithDeadline(ctx, at.deadline)
 	defer cancel()
+	// net/http sends a request again by itself if a connection that was idle breaks.
+	// When it then cannot connect, that is the error, though the request was sent before.
+	var connected atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
 	answer, err := t.rt.RoundTrip(t.build(ctx, ep, req, at.server))
 	if err != nil {
-		return response{}, &transportError{err: plain(err), unsent: neverSent(err)}
+		return response{}, &transportError{err: plain(err), unsent: neverSent(err) && !connected.Load()}
 	}
 	defer answer.Body.Close()
 	resp := responseFrom(answer)
