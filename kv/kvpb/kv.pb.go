@@ -411,12 +411,20 @@ func (x *RequestID) GetFingerprint() uint64 {
 
 // Command is one proposal to a data shard.
 type Command struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          CommandKind            `protobuf:"varint,1,opt,name=kind,proto3,enum=quorate.kv.CommandKind" json:"kind,omitempty"`
-	Request       *RequestID             `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"` // COMMAND_WRITE; absent = no deduplication
-	Txns          []*Txn                 `protobuf:"bytes,3,rep,name=txns,proto3" json:"txns,omitempty"`       // COMMAND_WRITE; one version each, in order
-	Sweep         *SweepArgs             `protobuf:"bytes,4,opt,name=sweep,proto3" json:"sweep,omitempty"`     // COMMAND_SWEEP
-	Shape         *ShapeChange           `protobuf:"bytes,5,opt,name=shape,proto3" json:"shape,omitempty"`     // COMMAND_SPLIT_PREPARE … COMMAND_REFUSE_ABSORB
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Kind    CommandKind            `protobuf:"varint,1,opt,name=kind,proto3,enum=quorate.kv.CommandKind" json:"kind,omitempty"`
+	Request *RequestID             `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"` // COMMAND_WRITE; absent = no deduplication
+	Txns    []*Txn                 `protobuf:"bytes,3,rep,name=txns,proto3" json:"txns,omitempty"`       // COMMAND_WRITE; one version each, in order
+	Sweep   *SweepArgs             `protobuf:"bytes,4,opt,name=sweep,proto3" json:"sweep,omitempty"`     // COMMAND_SWEEP
+	Shape   *ShapeChange           `protobuf:"bytes,5,opt,name=shape,proto3" json:"shape,omitempty"`     // COMMAND_SPLIT_PREPARE … COMMAND_REFUSE_ABSORB
+	// COMMAND_WRITE with a request: txns are a part of it, and these their numbers in
+	// the whole, ascending, below OpsMax. Each is remembered by (request, number), so a
+	// retry may cut the request into other parts, because shards were split or merged:
+	// what was applied is answered from memory, the rest is applied.
+	Ordinals []uint32 `protobuf:"varint,6,rep,packed,name=ordinals,proto3" json:"ordinals,omitempty"`
+	// COMMAND_WRITE: STATUS_WRONG_SHARD unless the shard has this generation; 0 = any.
+	// So an attempt that comes late is not applied in a shard that has grown since.
+	Generation    uint64 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -484,6 +492,20 @@ func (x *Command) GetShape() *ShapeChange {
 		return x.Shape
 	}
 	return nil
+}
+
+func (x *Command) GetOrdinals() []uint32 {
+	if x != nil {
+		return x.Ordinals
+	}
+	return nil
+}
+
+func (x *Command) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
 }
 
 // ShapeChange changes the range of the shard that applies it.
@@ -963,11 +985,12 @@ type Result struct {
 	Status        Status                 `protobuf:"varint,1,opt,name=status,proto3,enum=quorate.kv.Status" json:"status,omitempty"` // of the command as a whole
 	Detail        string                 `protobuf:"bytes,2,opt,name=detail,proto3" json:"detail,omitempty"`
 	Txns          []*TxnResult           `protobuf:"bytes,3,rep,name=txns,proto3" json:"txns,omitempty"`
-	Descriptor_   *ShardDescriptor       `protobuf:"bytes,4,opt,name=descriptor,proto3" json:"descriptor,omitempty"` // STATUS_WRONG_SHARD
-	Replayed      bool                   `protobuf:"varint,5,opt,name=replayed,proto3" json:"replayed,omitempty"`    // a remembered result, not applied again
-	More          bool                   `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`            // COMMAND_SWEEP: call again
-	Sibling       *ShardDescriptor       `protobuf:"bytes,7,opt,name=sibling,proto3" json:"sibling,omitempty"`       // beside descriptor: the shard that it last gave keys to
-	Index         uint64                 `protobuf:"varint,8,opt,name=index,proto3" json:"index,omitempty"`          // of the entry that holds it; COMMAND_SPLIT_PREPARE … only
+	Descriptor_   *ShardDescriptor       `protobuf:"bytes,4,opt,name=descriptor,proto3" json:"descriptor,omitempty"`     // STATUS_WRONG_SHARD
+	Replayed      bool                   `protobuf:"varint,5,opt,name=replayed,proto3" json:"replayed,omitempty"`        // a remembered result, not applied again
+	More          bool                   `protobuf:"varint,6,opt,name=more,proto3" json:"more,omitempty"`                // COMMAND_SWEEP: call again
+	Sibling       *ShardDescriptor       `protobuf:"bytes,7,opt,name=sibling,proto3" json:"sibling,omitempty"`           // beside descriptor: the shard that it last gave keys to
+	Index         uint64                 `protobuf:"varint,8,opt,name=index,proto3" json:"index,omitempty"`              // of the entry that holds it; COMMAND_SPLIT_PREPARE … only
+	Ordinals      []uint32               `protobuf:"varint,9,rep,packed,name=ordinals,proto3" json:"ordinals,omitempty"` // of txns, in what is remembered of a part; never answered
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1058,6 +1081,13 @@ func (x *Result) GetIndex() uint64 {
 	return 0
 }
 
+func (x *Result) GetOrdinals() []uint32 {
+	if x != nil {
+		return x.Ordinals
+	}
+	return nil
+}
+
 type TxnResult struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Status           Status                 `protobuf:"varint,1,opt,name=status,proto3,enum=quorate.kv.Status" json:"status,omitempty"`
@@ -1068,6 +1098,7 @@ type TxnResult struct {
 	FailedGuard      uint32                 `protobuf:"varint,6,opt,name=failed_guard,json=failedGuard,proto3" json:"failed_guard,omitempty"`                 // STATUS_CONDITION_FAILED: index into guards
 	CurrentVersion   uint64                 `protobuf:"fixed64,7,opt,name=current_version,json=currentVersion,proto3" json:"current_version,omitempty"`       // and that key's version, 0 = absent
 	CommittedVersion uint64                 `protobuf:"fixed64,8,opt,name=committed_version,json=committedVersion,proto3" json:"committed_version,omitempty"` // the shard's last version when this was applied
+	Replayed         bool                   `protobuf:"varint,9,opt,name=replayed,proto3" json:"replayed,omitempty"`                                          // of a part: a remembered result, not applied again
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1158,6 +1189,13 @@ func (x *TxnResult) GetCommittedVersion() uint64 {
 	return 0
 }
 
+func (x *TxnResult) GetReplayed() bool {
+	if x != nil {
+		return x.Replayed
+	}
+	return false
+}
+
 type OpResult struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Found           bool                   `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"` // the key existed before
@@ -1167,6 +1205,7 @@ type OpResult struct {
 	Number          int64                  `protobuf:"zigzag64,5,opt,name=number,proto3" json:"number,omitempty"`                      // OP_ADD: the new value
 	Item            *Item                  `protobuf:"bytes,6,opt,name=item,proto3" json:"item,omitempty"`                             // OP_GET
 	ExpiresMs       int64                  `protobuf:"varint,7,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"` // OP_PUT, OP_ADD with a ttl
+	Resume          []byte                 `protobuf:"bytes,8,opt,name=resume,proto3" json:"resume,omitempty"`                         // OP_DELETE_RANGE: nothing is left in [key, resume); empty = to the end of all keys
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1248,6 +1287,13 @@ func (x *OpResult) GetExpiresMs() int64 {
 		return x.ExpiresMs
 	}
 	return 0
+}
+
+func (x *OpResult) GetResume() []byte {
+	if x != nil {
+		return x.Resume
+	}
+	return nil
 }
 
 // Item is one key at one version.
@@ -2060,13 +2106,17 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\x02hi\x18\x01 \x01(\x06R\x02hi\x12\x0e\n" +
 	"\x02lo\x18\x02 \x01(\x06R\x02lo\x12\x1b\n" +
 	"\tissued_ms\x18\x03 \x01(\x03R\bissuedMs\x12 \n" +
-	"\vfingerprint\x18\x04 \x01(\x06R\vfingerprint\"\xe8\x01\n" +
+	"\vfingerprint\x18\x04 \x01(\x06R\vfingerprint\"\xa4\x02\n" +
 	"\aCommand\x12+\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x17.quorate.kv.CommandKindR\x04kind\x12/\n" +
 	"\arequest\x18\x02 \x01(\v2\x15.quorate.kv.RequestIDR\arequest\x12#\n" +
 	"\x04txns\x18\x03 \x03(\v2\x0f.quorate.kv.TxnR\x04txns\x12+\n" +
 	"\x05sweep\x18\x04 \x01(\v2\x15.quorate.kv.SweepArgsR\x05sweep\x12-\n" +
-	"\x05shape\x18\x05 \x01(\v2\x17.quorate.kv.ShapeChangeR\x05shape\"\xff\x02\n" +
+	"\x05shape\x18\x05 \x01(\v2\x17.quorate.kv.ShapeChangeR\x05shape\x12\x1a\n" +
+	"\bordinals\x18\x06 \x03(\rR\bordinals\x12\x1e\n" +
+	"\n" +
+	"generation\x18\a \x01(\x04R\n" +
+	"generation\"\xff\x02\n" +
 	"\vShapeChange\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
@@ -2106,7 +2156,7 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\x06ttl_ms\x18\x05 \x01(\x03R\x05ttlMs\x12\x14\n" +
 	"\x05delta\x18\x06 \x01(\x12R\x05delta\x12\x17\n" +
 	"\aend_key\x18\a \x01(\fR\x06endKey\x12\x14\n" +
-	"\x05limit\x18\b \x01(\rR\x05limit\"\xb1\x02\n" +
+	"\x05limit\x18\b \x01(\rR\x05limit\"\xcd\x02\n" +
 	"\x06Result\x12*\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x12.quorate.kv.StatusR\x06status\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12)\n" +
@@ -2117,7 +2167,8 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\breplayed\x18\x05 \x01(\bR\breplayed\x12\x12\n" +
 	"\x04more\x18\x06 \x01(\bR\x04more\x125\n" +
 	"\asibling\x18\a \x01(\v2\x1b.quorate.kv.ShardDescriptorR\asibling\x12\x14\n" +
-	"\x05index\x18\b \x01(\x04R\x05index\"\xa8\x02\n" +
+	"\x05index\x18\b \x01(\x04R\x05index\x12\x1a\n" +
+	"\bordinals\x18\t \x03(\rR\bordinals\"\xc4\x02\n" +
 	"\tTxnResult\x12*\n" +
 	"\x06status\x18\x01 \x01(\x0e2\x12.quorate.kv.StatusR\x06status\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x1c\n" +
@@ -2126,7 +2177,8 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\x03ops\x18\x05 \x03(\v2\x14.quorate.kv.OpResultR\x03ops\x12!\n" +
 	"\ffailed_guard\x18\x06 \x01(\rR\vfailedGuard\x12'\n" +
 	"\x0fcurrent_version\x18\a \x01(\x06R\x0ecurrentVersion\x12+\n" +
-	"\x11committed_version\x18\b \x01(\x06R\x10committedVersion\"\xd6\x01\n" +
+	"\x11committed_version\x18\b \x01(\x06R\x10committedVersion\x12\x1a\n" +
+	"\breplayed\x18\t \x01(\bR\breplayed\"\xee\x01\n" +
 	"\bOpResult\x12\x14\n" +
 	"\x05found\x18\x01 \x01(\bR\x05found\x12)\n" +
 	"\x10previous_version\x18\x02 \x01(\x06R\x0fpreviousVersion\x12\x18\n" +
@@ -2135,7 +2187,8 @@ const file_kv_kvpb_kv_proto_rawDesc = "" +
 	"\x06number\x18\x05 \x01(\x12R\x06number\x12$\n" +
 	"\x04item\x18\x06 \x01(\v2\x10.quorate.kv.ItemR\x04item\x12\x1d\n" +
 	"\n" +
-	"expires_ms\x18\a \x01(\x03R\texpiresMs\"\x8a\x01\n" +
+	"expires_ms\x18\a \x01(\x03R\texpiresMs\x12\x16\n" +
+	"\x06resume\x18\b \x01(\fR\x06resume\"\x8a\x01\n" +
 	"\x04Item\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
