@@ -34,7 +34,7 @@ func (r *Router) proposeOnce(ctx context.Context, a *attempts, d *kvpb.ShardDesc
 	case kvpb.Status_STATUS_WRONG_SHARD:
 		r.learn(result.Descriptor_)
 		return nil, 0, statusError(OpWrite, shard, result.Status, result.Detail)
-	case kvpb.Status_STATUS_REJECTED:
+	case kvpb.Status_STATUS_REJECTED, kvpb.Status_STATUS_FROZEN:
 		return nil, 0, statusError(OpWrite, shard, result.Status, result.Detail)
 	}
 	return result, node, nil

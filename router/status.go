@@ -32,6 +32,7 @@ var meanings = [...]meaning{
 	kvpb.Status_STATUS_NOT_READY:        {kv.CodeUnavailable, kv.OutcomeNotApplied, false},
 	// One replica's damage does not tell what the others applied.
 	kvpb.Status_STATUS_CORRUPT: {kv.CodeCorrupt, kv.OutcomeUnknown, false},
+	kvpb.Status_STATUS_FROZEN:  {kv.CodeUnavailable, kv.OutcomeNotApplied, false},
 }
 
 func meaningOf(s kvpb.Status) meaning {

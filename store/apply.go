@@ -262,16 +262,19 @@ func (a *applier) command(c decodedCommand, version kv.Version) ([]byte, error) 
 		}
 		return encodeResult(res)
 	}
+	if len(c.cmd.Ordinals) > 0 {
+		return a.part(c.cmd, version)
+	}
 	if c.cmd.Request != nil {
 		if encoded, done, err := a.remembered(c.cmd.Request); done || err != nil {
 			return encoded, err
 		}
 	}
 	if !a.ownsAll(c.cmd) {
-		return encodeResult(&kvpb.Result{Status: kvpb.Status_STATUS_WRONG_SHARD, Descriptor_: a.st.desc})
+		return encodeResult(a.wrongShard())
 	}
 	res := &kvpb.Result{Status: kvpb.Status_STATUS_OK, Txns: make([]*kvpb.TxnResult, len(c.cmd.Txns))}
-	budget := budget{bytes: kv.CommandBytesMax, deletes: rangeDeletesMax}
+	budget := newBudget()
 	for i, t := range c.cmd.Txns {
 		var err error
 		if res.Txns[i], err = a.transaction(t, version+kv.Version(i), &budget); err != nil {
@@ -283,6 +286,11 @@ func (a *applier) command(c decodedCommand, version kv.Version) ([]byte, error) 
 		a.remember(c.cmd.Request, encoded)
 	}
 	return encoded, err
+}
+
+// wrongShard answers a command that names what the shard does not own.
+func (a *applier) wrongShard() *kvpb.Result {
+	return &kvpb.Result{Status: kvpb.Status_STATUS_WRONG_SHARD, Descriptor_: a.st.desc}
 }
 
 func encodeResult(res *kvpb.Result) ([]byte, error) {

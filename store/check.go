@@ -54,6 +54,9 @@ func checkWrite(c *kvpb.Command, versions uint32) (bad string, walks bool) {
 	if c.Request != nil && c.Request.IssuedMs < 0 {
 		return "a request id's time may not be negative", false
 	}
+	if bad := checkOrdinals(c); bad != "" {
+		return bad, false
+	}
 	var sum commandCheck
 	for _, t := range c.Txns {
 		for _, g := range t.Guards {
@@ -76,6 +79,26 @@ func checkWrite(c *kvpb.Command, versions uint32) (bad string, walks bool) {
 		return fmt.Sprintf("more than %d bytes of keys and values", kv.CommandBytesMax), false
 	}
 	return "", sum.walks
+}
+
+// checkOrdinals checks what makes a write a part of a request.
+func checkOrdinals(c *kvpb.Command) string {
+	n := len(c.Ordinals)
+	if n == 0 {
+		return ""
+	}
+	if c.Request == nil || n != len(c.Txns) {
+		return "a part needs a request id and a number for each transaction"
+	}
+	for i, o := range c.Ordinals {
+		if i > 0 && o <= c.Ordinals[i-1] {
+			return "the numbers of a part have to ascend"
+		}
+	}
+	if c.Ordinals[n-1] >= kv.OpsMax {
+		return fmt.Sprintf("a request has at most %d transactions", kv.OpsMax)
+	}
+	return ""
 }
 
 func (s *commandCheck) guard(g *kvpb.Guard) string {
@@ -117,8 +140,12 @@ func checkKey(key []byte) string {
 	return ""
 }
 
-// ownsAll reports whether everything a command names lies in the shard's range.
+// ownsAll reports whether everything a command names lies in the shard's range,
+// and the shard is of the generation that the command asks for.
 func (a *applier) ownsAll(c *kvpb.Command) bool {
+	if c.Generation != 0 && c.Generation != a.st.desc.Generation {
+		return false
+	}
 	for _, t := range c.Txns {
 		for _, g := range t.Guards {
 			if !a.st.owns(g.Key) {

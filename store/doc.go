@@ -47,4 +47,7 @@
 //	    node, and once in none, for ever: so what is left there is never found.
 //	S9  A request is remembered if and only if it was issued at or above the request
 //	    floor. Of several homes that hold the same one, the first in the list counts.
+//	S10 A transaction of a request is applied at most once while the request is
+//	    remembered: one that comes alone by the request's identity, one of several by
+//	    that and its number in the request, however the request is cut into parts.
 package store

@@ -145,11 +145,11 @@ func (s *filterSegment) mayHold(a, b uint64) bool {
 	return true
 }
 
-// hashID gives two hashes of an id, which may be anything: a counter, a hash.
+// hashID gives two hashes of an id. They are of its first half alone, which all
+// parts of a request share: one question rules out all of them.
 func hashID(id requestID) (a, b uint64) {
-	hi, lo := binary.BigEndian.Uint64(id[:8]), binary.BigEndian.Uint64(id[8:])
-	a = mix(hi ^ mix(lo^0x9e3779b97f4a7c15))
-	return a, mix(a ^ lo ^ 0xd1b54a32d192ed03)
+	a = mix(binary.BigEndian.Uint64(id[:8]) ^ 0x9e3779b97f4a7c15)
+	return a, mix(a ^ 0xd1b54a32d192ed03)
 }
 
 // mix is the finaliser of MurmurHash3: every input bit changes about half of the

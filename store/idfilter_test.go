@@ -10,7 +10,7 @@ import (
 )
 
 func countedID(n uint64) (id requestID) {
-	binary.BigEndian.PutUint64(id[8:], n)
+	binary.BigEndian.PutUint64(id[:8], n)
 	return id
 }
 

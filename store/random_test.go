@@ -172,7 +172,10 @@ func (m *machine) genCommand(t *rapid.T) *kvpb.Command {
 	for range rapid.IntRange(1, 3).Draw(t, "txns") {
 		cmd.Txns = append(cmd.Txns, m.genTxn(t))
 	}
-	switch rapid.IntRange(0, 5).Draw(t, "request") {
+	cmd.Generation = rapid.SampledFrom([]uint64{0, 0, 0, m.twin.desc.Generation, m.twin.desc.Generation + 1}).Draw(t, "generation")
+	switch rapid.IntRange(0, 7).Draw(t, "request") {
+	case 6, 7:
+		m.genPart(t, cmd)
 	case 0, 1, 2:
 		cmd.Request = &kvpb.RequestID{
 			Hi: rapid.Uint64().Draw(t, "hi"), Lo: 1,
@@ -189,6 +192,22 @@ func (m *machine) genCommand(t *rapid.T) *kvpb.Command {
 		}
 	}
 	return cmd
+}
+
+// genPart makes a command a part of one of a few requests, with some of their
+// transactions, so that parts overlap in all ways.
+func (m *machine) genPart(t *rapid.T, cmd *kvpb.Command) {
+	cmd.Request = &kvpb.RequestID{
+		Hi: rapid.Uint64Range(0, 1).Draw(t, "hi of whole"), Lo: rapid.Uint64Range(0, 2).Draw(t, "lo of whole"),
+		IssuedMs:    m.log.nowMs - rapid.Int64Range(0, 6000).Draw(t, "age"),
+		Fingerprint: rapid.SampledFrom([]uint64{0, 1, 1, 1, 1, 2}).Draw(t, "print"),
+	}
+	o := uint32(0)
+	for range cmd.Txns {
+		o += uint32(rapid.SampledFrom([]int{0, 0, 1, 2, 300}).Draw(t, "gap"))
+		cmd.Ordinals = append(cmd.Ordinals, o)
+		o++
+	}
 }
 
 // Entry applies commands as a good leader stamps them.

@@ -42,6 +42,7 @@ func (a *applier) deleteRange(op *kvpb.Op, out *kvpb.OpResult, left *budget) err
 	if len(end) == 0 {
 		end = a.st.desc.End
 	}
+	out.Resume = end
 	if len(end) > 0 && bytes.Compare(op.Key, end) >= 0 {
 		return nil
 	}
@@ -60,7 +61,7 @@ func (a *applier) deleteRange(op *kvpb.Op, out *kvpb.OpResult, left *budget) err
 			continue
 		}
 		if int(out.Deleted) == limit {
-			out.More = true
+			out.More, out.Resume = true, key
 			break
 		}
 		t.remove()

@@ -95,16 +95,10 @@ func (a *applier) remembered(r *kvpb.RequestID) (encoded []byte, done bool, err 
 	case found:
 		return append(result[:len(result):len(result)], replayedField...), true, nil
 	case used:
-		encoded, err = encodeResult(&kvpb.Result{
-			Status: kvpb.Status_STATUS_REQUEST_MISMATCH,
-			Detail: "the request id was used with another content",
-		})
+		encoded, err = encodeResult(requestMismatch())
 		return encoded, true, err
 	case r.IssuedMs < a.st.floors.requestFloor:
-		encoded, err = encodeResult(&kvpb.Result{
-			Status: kvpb.Status_STATUS_REQUEST_TOO_OLD,
-			Detail: "the request was issued before the window of remembered ids",
-		})
+		encoded, err = encodeResult(requestTooOld())
 		return encoded, true, err
 	}
 	return nil, false, nil

@@ -26,7 +26,7 @@ type twin struct {
 	requestFloor  int64
 	keys          map[string][]twinVersion // ascending; what is retained
 	changes       []twinChange             // not collected yet, by version, then key
-	requests      []*twinRequest // not swept yet
+	requests      []*twinRequest           // not swept yet
 }
 
 type twinVersion struct {
@@ -47,6 +47,7 @@ type twinChange struct {
 type twinRequest struct {
 	id     *kvpb.RequestID
 	result *kvpb.Result
+	whole  *kvpb.RequestID // of a part: its request
 }
 
 func newTwin(d *kvpb.ShardDescriptor) *twin {
@@ -130,6 +131,9 @@ func (w *twin) command(ec kv.EntryCommand, v kv.Version) *kvpb.Result {
 	if c.Kind == kvpb.CommandKind_COMMAND_SWEEP {
 		return w.sweep(c.Sweep, v)
 	}
+	if len(c.Ordinals) > 0 {
+		return w.part(&c, v)
+	}
 	if q := c.Request; q != nil {
 		known, used := w.known(q)
 		switch {
@@ -143,18 +147,8 @@ func (w *twin) command(ec kv.EntryCommand, v kv.Version) *kvpb.Result {
 			return &kvpb.Result{Status: kvpb.Status_STATUS_REQUEST_TOO_OLD}
 		}
 	}
-	for _, t := range c.Txns {
-		for _, g := range t.Guards {
-			if !w.owns(g.Key) {
-				return &kvpb.Result{Status: kvpb.Status_STATUS_WRONG_SHARD, Descriptor_: w.desc}
-			}
-		}
-		for _, op := range append(slices.Clone(t.Then), t.Otherwise...) {
-			past := len(op.EndKey) > 0 && bytes.Compare(op.EndKey, w.desc.End) > 0
-			if !w.owns(op.Key) || op.Kind == kvpb.OpKind_OP_DELETE_RANGE && past {
-				return &kvpb.Result{Status: kvpb.Status_STATUS_WRONG_SHARD, Descriptor_: w.desc}
-			}
-		}
+	if !w.ownsAll(&c) {
+		return &kvpb.Result{Status: kvpb.Status_STATUS_WRONG_SHARD, Descriptor_: w.desc}
 	}
 	res := &kvpb.Result{Status: kvpb.Status_STATUS_OK}
 	for i, t := range c.Txns {
@@ -164,6 +158,26 @@ func (w *twin) command(ec kv.EntryCommand, v kv.Version) *kvpb.Result {
 		w.requests = append(w.requests, &twinRequest{id: q, result: res})
 	}
 	return res
+}
+
+func (w *twin) ownsAll(c *kvpb.Command) bool {
+	if c.Generation != 0 && c.Generation != w.desc.Generation {
+		return false
+	}
+	for _, t := range c.Txns {
+		for _, g := range t.Guards {
+			if !w.owns(g.Key) {
+				return false
+			}
+		}
+		for _, op := range append(slices.Clone(t.Then), t.Otherwise...) {
+			past := len(op.EndKey) > 0 && bytes.Compare(op.EndKey, w.desc.End) > 0
+			if !w.owns(op.Key) || op.Kind == kvpb.OpKind_OP_DELETE_RANGE && past {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // known finds what is remembered of a request. used tells that its id is remembered
@@ -307,7 +321,10 @@ func (w *twin) op(op *kvpb.Op, v kv.Version) (*kvpb.OpResult, kvpb.Status) {
 		w.set(key, next)
 		out.Number, out.ExpiresMs = sum.Int64(), next.expires
 	case kvpb.OpKind_OP_DELETE_RANGE:
-		*out = kvpb.OpResult{}
+		*out = kvpb.OpResult{Resume: op.EndKey}
+		if len(op.EndKey) == 0 {
+			out.Resume = w.desc.End
+		}
 		limit := cmp.Or(op.Limit, kv.OpsMax)
 		for _, k := range w.sorted() {
 			_, exists := w.newest(k)
@@ -315,7 +332,7 @@ func (w *twin) op(op *kvpb.Op, v kv.Version) (*kvpb.OpResult, kvpb.Status) {
 				continue
 			}
 			if out.Deleted == limit {
-				out.More = true
+				out.More, out.Resume = true, []byte(k)
 				break
 			}
 			w.set(k, twinVersion{version: v, deleted: true})

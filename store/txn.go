@@ -20,6 +20,8 @@ type budget struct {
 	deletes int // of keys by OP_DELETE_RANGE
 }
 
+func newBudget() budget { return budget{bytes: kv.CommandBytesMax, deletes: rangeDeletesMax} }
+
 // refusal is why a transaction cannot be applied. It is part of its result, not
 // a failure of the replica.
 type refusal struct {
