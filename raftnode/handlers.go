@@ -16,8 +16,8 @@ func (h *Host) handle() {
 	m.Handle(peer.MethodTerms, h.handleTerms)
 	m.Handle(peer.MethodClock, h.handleClock)
 	m.Handle(peer.MethodAppendEntries, h.addressed((*Replica).handleAppend))
-	m.Handle(peer.MethodRequestVote, h.addressed((*Replica).handleVote))
-	m.Handle(peer.MethodPreVote, h.addressed((*Replica).handlePreVote))
+	m.Handle(peer.MethodRequestVote, h.plantedVotes(h.addressed((*Replica).handleVote)))
+	m.Handle(peer.MethodPreVote, h.plantedVotes(h.addressed((*Replica).handlePreVote)))
 	m.Handle(peer.MethodTimeoutNow, h.addressed((*Replica).handleTimeoutNow))
 	m.Handle(peer.MethodSnapshotChunk, h.addressed((*Replica).handleChunk))
 	m.Handle(peer.MethodReadIndex, h.addressed(func(r *Replica, _ envelope, _ *wireReader, reply func([]byte, error)) error {

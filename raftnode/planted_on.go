@@ -7,7 +7,9 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/planted"
+	"github.com/quorate-db/quorate/raftnode/peer"
 )
 
 // fastPaths are the library's handlers of heartbeats, by replica.
@@ -48,6 +50,21 @@ func (r *Replica) plantedFastPath(m *raft.AppendEntriesRequest, reply func([]byt
 		}
 	}()
 	return true
+}
+
+// plantedVotes grants votes and pre-votes in the name of replicas that were
+// destroyed.
+func (h *Host) plantedVotes(handler peer.Handler) peer.Handler {
+	return func(from kv.NodeID, req []byte, reply func([]byte, error)) {
+		in := &wireReader{rest: req}
+		e := in.envelope()
+		stored, ok, err := h.recordOf(e.to.Shard)
+		if b, ballotErr := in.decodeBallot(); planted.On(planted.RetiredVotes) && ok && err == nil && ballotErr == nil && stored.Tombstone && stored.ID == e.to {
+			reply(encodeVote(b.term, true), nil)
+			return
+		}
+		handler(from, req, reply)
+	}
 }
 
 // plantedRead confirms a read index in one of the ways that do not.

@@ -26,7 +26,13 @@ type Config struct {
 	Join   []string
 	Expect int
 
-	Initial  InitialShards
+	Initial InitialShards
+	// Cluster is what a new cluster's settings begin with; zero fields take the
+	// defaults of the control plane, negative sizes, loads and rates mean never or no
+	// bound. It has no effect on a cluster that exists. The replication factor is
+	// Initial's.
+	Cluster kv.ClusterConfig
+
 	Log      string // raft log of data shards: "shared" or "bolt"
 	Insecure bool   // listening beyond loopback without security is wanted
 	Timing   Timing

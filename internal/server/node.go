@@ -221,6 +221,9 @@ func (n *Node) Router() *router.Router { return n.router }
 // Control gives the control plane.
 func (n *Node) Control() *placement.Control { return n.control }
 
+// Actions gives what the control plane does to shards through this node.
+func (n *Node) Actions() placement.Actions { return controlActions{n} }
+
 // Host gives the node's replicas.
 func (n *Node) Host() *raftnode.Host { return n.host }
 

@@ -100,7 +100,8 @@ func (a controlActions) splitOnce(ctx context.Context, r *raftnode.Replica, m da
 	}
 	child, config := childOf(order.Child, members)
 	_, err = propose(ctx, r, kvpb.CommandKind_COMMAND_SPLIT, &kvpb.ShapeChange{
-		Generation: order.Generation, ConfigIndex: configIndex, SplitKey: key, Right: figures, Child: child, ChildConfig: config,
+		Generation: order.Generation, ConfigIndex: configIndex, SplitKey: key,
+		PreparedIndex: prepared, Right: figures, Child: child, ChildConfig: config,
 	})
 	if err != nil {
 		return err

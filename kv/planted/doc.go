@@ -52,6 +52,8 @@ const (
 	RemovedNodeReturns
 	// ZonesIgnored: replicas are placed without regard to zones (P9).
 	ZonesIgnored
+	// RetiredVotes: a replica that was destroyed still votes (R1, R3).
+	RetiredVotes
 	faults
 )
 
@@ -61,6 +63,7 @@ var names = [...]string{
 	"no-deduplication", "versions-by-clock", "forgotten-condition", "new-id-per-attempt", "unknown-as-not-applied",
 	"lost-as-not-applied", "stale-by-heartbeat", "stall-ignored",
 	"removed-node-returns", "zones-ignored",
+	"retired-votes",
 }
 
 // String gives the fault's name.
