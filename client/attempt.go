@@ -57,7 +57,7 @@ func (c *Client) do(ctx context.Context, req *request) (response, error) {
 	if err := ctx.Err(); err != nil {
 		return response{}, c.refusal(req, kv.CodeTimeout, "the context had ended before the call", err)
 	}
-	if !req.read && req.idempotencyKey == "" && c.cfg.Retry.Attempts > 1 {
+	if !req.read && !req.control && req.idempotencyKey == "" && c.cfg.Retry.Attempts > 1 {
 		req.idempotencyKey = newIdempotencyKey()
 	}
 	now := time.Now()

@@ -26,6 +26,12 @@ type Node struct {
 	Replicas    int       `json:"replicas"`
 	Leaders     int       `json:"leaders"`
 	DiskBytes   int64     `json:"disk_bytes"`
+	DiskFree    int64     `json:"disk_free"` // 0 = not reported
+	Bytes       int64     `json:"bytes"`     // of the data replicas on it
+
+	State           kv.NodeState `json:"state"`
+	ReadsPerSecond  float64      `json:"reads_per_second"`
+	WritesPerSecond float64      `json:"writes_per_second"`
 }
 
 // Replica is one replica of a shard.
@@ -49,6 +55,19 @@ type Shard struct {
 	Replicas   []Replica  `json:"replicas"`
 	Bytes      int64      `json:"bytes"`
 	Keys       int64      `json:"keys"`
+
+	ReadsPerSecond  float64      `json:"reads_per_second"`
+	WritesPerSecond float64      `json:"writes_per_second"`
+	Change          *ShardChange `json:"change,omitempty"` // nil = nothing is being done to it
+}
+
+// ShardChange is what is being done to a shard.
+type ShardChange struct {
+	Kind      kv.OperationKind `json:"kind"`
+	From      string           `json:"from,omitempty"` // a node's id; "" = a replica is only added
+	To        string           `json:"to,omitempty"`   // "" = a replica is only removed
+	Operation uint64           `json:"operation,omitempty"`
+	Detail    string           `json:"detail,omitempty"`
 }
 
 // Cluster sums a cluster up.

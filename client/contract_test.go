@@ -27,13 +27,15 @@ const testNode kv.NodeID = 0xa1
 type edge struct {
 	data    *memdata.Store
 	cluster *memdata.Cluster
+	admin   *memdata.Admin
 	server  *httptest.Server
 }
 
 func newEdge(t *testing.T, id kv.NodeID) *edge {
 	t.Helper()
 	e := &edge{data: memdata.New(id, 7), cluster: &memdata.Cluster{}}
-	e.server = httptest.NewServer(httpd.New(httpd.Options{Data: e.data, Cluster: e.cluster, Health: e.cluster, Release: "v9", Self: id}).Handler())
+	e.admin = memdata.NewAdmin(e.cluster)
+	e.server = httptest.NewServer(httpd.New(httpd.Options{Data: e.data, Cluster: e.cluster, Admin: e.admin, Health: e.cluster, Release: "v9", Self: id}).Handler())
 	t.Cleanup(e.server.Close)
 	return e
 }

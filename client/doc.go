@@ -20,7 +20,8 @@
 //
 // # Invariants
 //
-//  1. A write is sent more than once only under one idempotency key.
+//  1. A write is sent more than once only under one idempotency key. A change of
+//     the cluster has none; it is sent again only if doing it twice is doing it once.
 //  2. Once an attempt may have been applied, the call's outcome is "unknown"
 //     until the shard itself gives a definite answer under the same key; an
 //     endpoint that merely refuses a later attempt proves nothing about an

@@ -22,6 +22,11 @@ type request struct {
 	ifNoneMatch    string
 	idempotencyKey string
 
+	// control requests are for the control plane, which knows no idempotency keys;
+	// twice: to do it again changes nothing.
+	control bool
+	twice   bool
+
 	// route: key names the shard whose leader is to be asked, if the client routes.
 	route bool
 	key   string
@@ -32,7 +37,7 @@ type request struct {
 
 // repeatable reports whether the request may be sent again after an attempt
 // that may have been applied (invariant 1).
-func (r *request) repeatable() bool { return r.read || r.idempotencyKey != "" }
+func (r *request) repeatable() bool { return r.read || r.twice || r.idempotencyKey != "" }
 
 // response is an answer, read whole. Header fields that no caller looks at are
 // not kept.

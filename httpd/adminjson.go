@@ -228,12 +228,12 @@ func (r *reader) integer() int64 {
 	if r.err != nil {
 		return 0
 	}
-	n, err := strconv.ParseInt(r.numberToken(), 10, 64)
-	if err != nil || n < 0 || n > integerMax {
+	n, err := strconv.ParseUint(r.numberToken(), 10, 64)
+	if err != nil || n > integerMax {
 		r.fail("want a whole number from 0 to 2^53")
 		return 0
 	}
-	return n
+	return int64(n)
 }
 
 // float reads a number that is not negative.
