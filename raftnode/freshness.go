@@ -14,8 +14,9 @@ import (
 // acknowledged. A heartbeat tells nothing of that: it comes beside the entries, and
 // a follower that is far behind gets it in time. An append does: it carries the
 // leader's commit index, and once that is applied, and an entry of the leader's own
-// term with it, the state is as new as the moment at which the append came, but for
-// the time that it travelled and the lease within which a leader may not know that
+// term with it, the state is as new as the moment at which the append was sent (which
+// is when it came, less what it says that it was held back: gatherer), but for the
+// time that it travelled and the lease within which a leader may not know that
 // it was replaced. (Before a leader has committed something in its term, its commit
 // index may be below what earlier ones have acknowledged, or zero.)
 type freshness struct {

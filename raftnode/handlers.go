@@ -90,14 +90,14 @@ func (r *Replica) handleAppend(e envelope, in *wireReader, reply func([]byte, er
 		return malformed(err)
 	}
 	m.RPCHeader = headerOf(e)
+	told := time.Now().Add(-in.held())
 	if r.plantedFastPath(m, reply) {
 		return nil
 	}
-	came := time.Now()
 	return r.toRaft(m, bytes, reply, func(resp any) []byte {
 		answer := resp.(*raft.AppendEntriesResponse)
 		if answer.Success {
-			r.fresh.hear(m, came, r.machine.Applied())
+			r.fresh.hear(m, told, r.machine.Applied())
 		}
 		return encodeAppendResponse(answer)
 	})

@@ -24,6 +24,7 @@ type Host struct {
 	opts   Options
 	log    *slog.Logger
 	terms  *terms
+	gather *gatherer
 	clocks clocks
 	stages *semaphore.Weighted // snapshots that are being received
 
@@ -51,6 +52,7 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		opts:     opts,
 		log:      opts.Logger.With("node", opts.Node.String()),
 		terms:    &terms{mesh: opts.Mesh, timeout: opts.Timing.Heartbeat / 4, peers: map[kv.NodeID]*termsPeer{}},
+		gather:   newGatherer(opts.Mesh, opts.Timing.Heartbeat/20),
 		clocks:   clocks{samples: map[kv.NodeID]clockSample{}},
 		stages:   semaphore.NewWeighted(stagesMax),
 		changes:  newSlot(),
@@ -250,6 +252,7 @@ func (h *Host) Close(ctx context.Context) error {
 		wg.Go(func() { errs[i] = r.close(ctx) })
 	}
 	wg.Wait()
+	h.gather.close()
 	h.wg.Wait()
 	return errors.Join(errs...)
 }

@@ -51,6 +51,7 @@ func (r *Replica) startInstance() (*instance, error) {
 	inst.transport = &transport{
 		id:     r.id,
 		mesh:   r.host.opts.Mesh,
+		gather: r.host.gather,
 		timing: r.host.opts.Timing,
 		inbox:  inst.inbox,
 		r:      r,

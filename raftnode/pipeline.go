@@ -28,6 +28,7 @@ type pipeline struct {
 	e       envelope
 	answers chan raft.AppendFuture
 	room    chan struct{} // holds one when something left the window
+	told    uint64        // the newest commit index that was sent; of whoever sends
 
 	mu       sync.Mutex
 	inFlight int
@@ -83,7 +84,7 @@ func (p *pipeline) AppendEntries(m *raft.AppendEntriesRequest, resp *raft.Append
 	}
 	f := &appendFuture{start: time.Now(), req: m, resp: resp, done: make(chan struct{})}
 	deadline := f.start.Add(p.t.appendTimeout(m, len(req)))
-	p.t.mesh.Send(p.e.to.Node, peer.MethodAppendEntries, req, deadline, func(data []byte, err error) {
+	p.send(m, req, deadline, func(data []byte, err error) {
 		if err == nil {
 			err = decodeAppendResponse(data, resp)
 		}
@@ -102,6 +103,21 @@ func (p *pipeline) AppendEntries(m *raft.AppendEntriesRequest, resp *raft.Append
 		}
 	})
 	return f, nil
+}
+
+// send lets an append wait for company if it tells the follower nothing new; but then
+// how long it waited goes with it, because its commit index grows old (freshness).
+func (p *pipeline) send(m *raft.AppendEntriesRequest, req []byte, deadline time.Time, done func([]byte, error)) {
+	to := p.e.to.Node
+	if len(m.Entries) == 0 && m.LeaderCommitIndex <= p.told {
+		p.t.gather.send(to, heldMessage{
+			t: p.t, method: peer.MethodAppendEntries, req: req, deadline: deadline, aged: true, done: done,
+		})
+		return
+	}
+	p.told = m.LeaderCommitIndex
+	p.t.gather.flush(to) // nothing is to overtake an earlier append
+	p.t.mesh.Send(to, peer.MethodAppendEntries, req, deadline, done)
 }
 
 func (p *pipeline) enter(bytes int) error {

@@ -18,6 +18,7 @@ import (
 type transport struct {
 	id     kv.ServerID
 	mesh   peer.Mesh
+	gather *gatherer // what is in no hurry
 	timing Timing
 	inbox  *inbox
 	r      *Replica // sends snapshots
@@ -54,6 +55,19 @@ func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {}
 // call asks a peer and waits for the answer, the timeout, or the stop of the
 // instance.
 func (t *transport) call(m peer.Method, to kv.ServerID, req []byte, timeout time.Duration) ([]byte, error) {
+	return t.await(func(done func([]byte, error)) {
+		t.mesh.Send(to.Node, m, req, time.Now().Add(timeout), done)
+	})
+}
+
+// callSoon is call for what is in no hurry.
+func (t *transport) callSoon(m peer.Method, to kv.ServerID, req []byte, timeout time.Duration) ([]byte, error) {
+	return t.await(func(done func([]byte, error)) {
+		t.gather.send(to.Node, heldMessage{t: t, method: m, req: req, deadline: time.Now().Add(timeout), done: done})
+	})
+}
+
+func (t *transport) await(send func(done func([]byte, error))) ([]byte, error) {
 	if t.mute.Load() > 0 {
 		return nil, errMute
 	}
@@ -62,7 +76,7 @@ func (t *transport) call(m peer.Method, to kv.ServerID, req []byte, timeout time
 		err  error
 	}
 	ch := make(chan answer, 1)
-	t.mesh.Send(to.Node, m, req, time.Now().Add(timeout), func(resp []byte, err error) { ch <- answer{resp, err} })
+	send(func(resp []byte, err error) { ch <- answer{resp, err} })
 	select {
 	case a := <-ch:
 		return a.resp, a.err
@@ -100,7 +114,11 @@ func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, m *raf
 		return err
 	}
 	req := encodeAppend(e, m)
-	data, err := t.call(peer.MethodAppendEntries, e.to, req, t.appendTimeout(m, len(req)))
+	send := t.call
+	if isHeartbeat(m) {
+		send = t.callSoon
+	}
+	data, err := send(peer.MethodAppendEntries, e.to, req, t.appendTimeout(m, len(req)))
 	if err != nil {
 		if !isHeartbeat(m) {
 			t.awaitAnswer(e, m.Term)

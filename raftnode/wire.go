@@ -22,6 +22,10 @@ const wireFormat = 1
 // than we send, for a release that sends more.
 const entriesPerMessageMax = 8 * kv.EntriesPerAppendMax
 
+// heldMax bounds the microseconds that a message says it was held back; it is more
+// than any deadline.
+const heldMax = uint64(time.Hour / time.Microsecond)
+
 // envelope names both ends of a message between replicas (R1).
 type envelope struct{ from, to kv.ServerID }
 
@@ -197,6 +201,15 @@ func (in *wireReader) decodeAppend(e envelope) (*raft.AppendEntriesRequest, erro
 		m.Entries[i] = entry
 	}
 	return m, nil
+}
+
+// held reads how long the sender of an append held it back, which is after its last
+// entry, in microseconds, if it was held.
+func (in *wireReader) held() time.Duration {
+	if len(in.rest) == 0 {
+		return 0
+	}
+	return time.Duration(min(in.uvarint(), heldMax)) * time.Microsecond
 }
 
 func (in *wireReader) entry(entry *raft.Log) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -175,6 +176,9 @@ func (w *wire) write() {
 		case <-w.ended:
 			return
 		}
+		// Whoever else is about to enqueue something goes first, so that one call to the
+		// system takes it along. It takes no time where nobody is.
+		runtime.Gosched()
 		for {
 			w.mu.Lock()
 			segments, frames := w.segments, w.frames
