@@ -97,6 +97,13 @@ func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
 	return body.Nodes, err
 }
 
+// Node gives one node, named by id or name.
+func (c *Client) Node(ctx context.Context, node string) (Node, error) {
+	var n Node
+	err := c.getJSON(ctx, nodePath(node), &n)
+	return n, err
+}
+
 // Cluster sums the cluster up.
 func (c *Client) Cluster(ctx context.Context) (Cluster, error) {
 	var body Cluster

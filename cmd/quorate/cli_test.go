@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -27,19 +28,22 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type node struct {
 	data    *memdata.Store
 	cluster *memdata.Cluster
+	admin   *memdata.Admin
 	server  *httptest.Server
 }
 
 func startNode() *node {
 	n := &node{data: memdata.New(0xa1, 7), cluster: &memdata.Cluster{}}
-	edge := httpd.New(httpd.Options{Data: n.data, Cluster: n.cluster, Health: n.cluster, Release: "v9", Self: 0xa1})
+	n.admin = memdata.NewAdmin(n.cluster)
+	edge := httpd.New(httpd.Options{Data: n.data, Cluster: n.cluster, Admin: n.admin, Health: n.cluster, Release: "v9", Self: 0xa1})
 	n.server = httptest.NewServer(edge.Handler())
 	n.cluster.Set([]kv.NodeInfo{
 		{ID: 0xa1, Name: "north", Zone: "z1", HTTPAddress: n.server.Listener.Addr().String(), PeerAddress: "127.0.0.1:9", Alive: true,
-			MetaRole: kv.RoleLeader, Replicas: 1, Leaders: 1, DiskBytes: 3 << 20, Release: "v9"},
+			MetaRole: kv.RoleLeader, Replicas: 1, Leaders: 1, DiskBytes: 3 << 20, DiskFree: 5 << 30, Bytes: 2 << 20, Reads: 1234.56, Writes: 7.25, Release: "v9"},
 		{ID: 0xb2, Name: "south", HTTPAddress: "127.0.0.1:9", PeerAddress: "127.0.0.1:9"},
 	}, []kv.ShardInfo{
-		{Descriptor: &kvpb.ShardDescriptor{Shard: 2, Generation: 1, End: []byte("m"), Replicas: []*kvpb.ReplicaDescriptor{{Node: 0xa1, Role: kvpb.ReplicaRole_ROLE_VOTER}}}, Leader: 0xa1, Term: 3, Keys: 10, Bytes: 2048},
+		{Descriptor: &kvpb.ShardDescriptor{Shard: 2, Generation: 1, End: []byte("m"), Replicas: []*kvpb.ReplicaDescriptor{{Node: 0xa1, Role: kvpb.ReplicaRole_ROLE_VOTER}}}, Leader: 0xa1, Term: 3, Keys: 10, Bytes: 2048,
+			Reads: 1234.5, Change: kv.ShardChange{Kind: kv.OperationMove, From: 0xa1, To: 0xb2, Operation: 1, Detail: "catching up"}},
 		{Descriptor: &kvpb.ShardDescriptor{Shard: 3, Generation: 1, Start: []byte("m")}, Term: 4},
 	})
 	n.cluster.SetHealth(true, kv.Check{Name: "joined", OK: true})
@@ -122,13 +126,25 @@ func words(line string) []string {
 	return out
 }
 
-// fail makes the node fail: break CODE OUTCOME, break health, break off.
+// fail makes the node fail: break CODE OUTCOME, break health, break off, break admin
+// CODE OUTCOME TIMES; break critical and break uneven give it problems.
 func (n *node) fail(d *datadriven.TestData) {
 	switch d.CmdArgs[0].Key {
 	case "health":
 		n.cluster.SetHealth(false, kv.Check{Name: "joined", OK: true}, kv.Check{Name: "caught up", Detail: "shard 3 is behind"})
 	case "off":
 		n.data.Fail(nil)
+	case "admin":
+		times, _ := strconv.Atoi(d.CmdArgs[3].Key)
+		n.admin.Fail(&kv.Error{Code: kv.Code(d.CmdArgs[1].Key), Outcome: kv.Outcome(d.CmdArgs[2].Key), Detail: "told to fail"}, times)
+	case "critical":
+		n.admin.Set([]kv.Problem{
+			{Code: "shard-leaderless", Severity: kv.SeverityCritical, Summary: "shard 3 has no leader", Help: "quorate shards --key m", Shard: 3, SinceMs: 1_700_000_000_000},
+			{Code: "node-dead", Severity: kv.SeverityWarning, Summary: "node \x1b[2Jsouth is dead", Help: "start it", Node: 0xb2},
+		}, nil)
+	case "uneven":
+		n.admin.Set([]kv.Problem{{Code: "uneven", Severity: kv.SeverityInfo, Summary: "replicas are uneven"}},
+			[]kv.PlannedStep{{Kind: "move-replica", Shard: 2, From: 0xa1, To: 0xb2, Bytes: 2048, Reason: "south has none"}})
 	default:
 		n.data.Fail(&kv.Error{Code: kv.Code(d.CmdArgs[0].Key), Outcome: kv.Outcome(d.CmdArgs[1].Key), Detail: "told to fail"})
 	}

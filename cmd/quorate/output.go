@@ -50,8 +50,9 @@ func printJSON(w io.Writer, v any) error {
 
 // table is rows under a heading.
 type table struct {
-	heading []string
-	rows    [][]cell
+	heading  []string
+	rows     [][]cell
+	headless bool // the heading was printed before
 }
 
 // cell is a text with a colour.
@@ -100,7 +101,11 @@ func (t *table) print(w io.Writer, f format, colours bool) error {
 	for i, h := range t.heading {
 		heading[i] = cell{text: h, right: len(t.rows) > 0 && t.rows[0][i].right}
 	}
-	for _, row := range append([][]cell{heading}, t.rows...) {
+	rows := t.rows
+	if !t.headless {
+		rows = append([][]cell{heading}, rows...)
+	}
+	for _, row := range rows {
 		writeRow(&b, row, widths, colours)
 	}
 	_, err := io.WriteString(w, b.String())

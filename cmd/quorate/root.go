@@ -46,6 +46,7 @@ QUORATE_ENDPOINT, and so on. Exit codes: 0 ok, 1 error, 2 usage, 3 not found,
 		&cobra.Group{ID: "server", Title: "Run nodes:"},
 		&cobra.Group{ID: "data", Title: "Read and write:"},
 		&cobra.Group{ID: "cluster", Title: "Look at the cluster:"},
+		&cobra.Group{ID: "change", Title: "Change the cluster:"},
 	)
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, cmd := range cmds {
@@ -55,7 +56,9 @@ QUORATE_ENDPOINT, and so on. Exit codes: 0 ok, 1 error, 2 usage, 3 not found,
 	}
 	add("server", more...)
 	add("data", getCommand(env), putCommand(env), delCommand(env), addCommand(env), scanCommand(env), txnCommand(env))
-	add("cluster", nodesCommand(env), shardsCommand(env), healthCommand(env), benchCommand(env))
+	add("cluster", nodesCommand(env), shardsCommand(env), problemsCommand(env), eventsCommand(env), operationsCommand(env),
+		healthCommand(env), benchCommand(env))
+	add("change", drainCommand(env), rebalanceCommand(env), configCommand(env))
 	root.AddCommand(versionCommand(env))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -110,7 +110,7 @@ func (a *Admin) Drain(_ context.Context, node kv.NodeID, on bool) error {
 			if nodes[i].ID == node {
 				nodes[i].Draining, nodes[i].State = on, kv.NodeActive
 				if on {
-					nodes[i].State = kv.NodeDraining
+					nodes[i].State, nodes[i].Leaders = kv.NodeDraining, 0
 				}
 			}
 		}
