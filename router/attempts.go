@@ -24,17 +24,20 @@ type attempts struct {
 
 	// doubt: a write's attempt so far may have been applied; a read's latest
 	// attempt was asked and not answered.
-	doubt bool
+	doubt      bool
+	generation uint64 // of the shard, which the latest attempt at a write is bound to
+	doubtful   uint64 // the greatest of those in doubt
 
 	first time.Time // when the first attempt failed
 	tries int       // how many attempts have failed
 	quick int       // how many of them were followed at once
 	slow  int       // how many ended without an answer
 
-	shard kv.ShardID // whom the following are about
-	asked kv.NodeID  // by the latest attempt
-	hint  kv.NodeID  // who leads, according to it
-	turn  int        // rotates over the voters
+	desc  *kvpb.ShardDescriptor // the latest that was asked
+	shard kv.ShardID            // whom the following are about
+	asked kv.NodeID             // by the latest attempt
+	hint  kv.NodeID             // who leads, according to it
+	turn  int                   // rotates over the voters
 
 	silent     kv.NodeID // the latest that was asked and did not answer
 	avoidUntil time.Time // until when it is asked only if there is nobody else
@@ -47,6 +50,7 @@ func (a *attempts) target(d *kvpb.ShardDescriptor) kv.NodeID {
 	if a.shard != shard {
 		a.shard, a.asked, a.hint, a.turn = shard, 0, 0, 0
 	}
+	a.desc = d
 	a.asked = a.choose(d, shard)
 	a.hint = 0
 	return a.asked
@@ -126,7 +130,7 @@ func (a *attempts) again(ctx context.Context, cause error) error {
 		a.first = now
 	}
 	a.tries++
-	if !a.doubt && now.Sub(a.first) >= a.r.timing.Patience {
+	if !a.doubt && e.Cause != errFrozen && now.Sub(a.first) >= a.r.timing.Patience {
 		return a.failure(ctx, e)
 	}
 	delay := a.delay(e)
@@ -141,6 +145,9 @@ func (a *attempts) again(ctx context.Context, cause error) error {
 			e = kv.AsError(err)
 		}
 		return a.failure(ctx, e)
+	}
+	if e.Cause == errFrozen || e.Code == kv.CodeNoReplica {
+		a.r.seekAbsorber(ctx, a.desc)
 	}
 	return nil
 }
@@ -167,7 +174,7 @@ func (a *attempts) note(cause error) *kv.Error {
 	case a.op == OpRead:
 		a.doubt = silent
 	case !certain(e) && !planted.On(planted.UnknownAsNotApplied):
-		a.doubt = true
+		a.doubt, a.doubtful = true, max(a.doubtful, a.generation)
 	}
 	if e.Code == kv.CodeNotLeader {
 		a.hint = e.Leader

@@ -1,22 +1,27 @@
 package router
 
 import (
+	"cmp"
 	"context"
+	"encoding/binary"
+	"slices"
 	"sync"
+
+	"github.com/cespare/xxhash/v2"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
 )
 
-// Batch applies independent transactions and answers each in its place. Those
-// of one shard go there as one command; the shards are asked side by side. All
-// of it together keeps the limits of one request (kv.OpsMax, kv.CommandBytesMax).
+// Batch applies independent transactions and answers each in its place, each
+// exactly once within the window of request ids. Those of one shard go there as one
+// command; the shards are asked side by side. All of it together keeps the limits of
+// one request (kv.OpsMax, kv.CommandBytesMax).
 //
-// The same id goes to every shard: their windows are separate. A batch that is
-// sent again finds its parts remembered. If a shard was split in between, the
-// parts are others, and the window, which both halves have, holds the id
-// with the old part's fingerprint: such operations are not applied again, and
-// answered with kv.CodeIdempotencyMismatch and an unknown outcome.
+// The same id goes to every shard, and with each transaction its number in the
+// batch: the shards remember them by both, so a batch that is sent again finds what
+// was applied, however shards were split or merged in between (invariant 4).
 func (r *Router) Batch(ctx context.Context, txns []*kvpb.Txn, id *kvpb.RequestID) []kv.BatchResult {
 	out := make([]kv.BatchResult, len(txns))
 	pending := r.checkBatch(txns, out)
@@ -25,33 +30,82 @@ func (r *Router) Batch(ctx context.Context, txns []*kvpb.Txn, id *kvpb.RequestID
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	b := &batch{r: r, txns: txns, out: out}
-	b.id, b.minted = r.identify(id)
-	for len(pending) > 0 {
-		groups := b.groups(pending)
-		b.scattered = nil
+	b := &batch{r: r, out: out}
+	own, minted := r.identify(id)
+	if !minted && own.fingerprint == 0 {
+		own.fingerprint = fingerprintOf(txns)
+	}
+	b.minted = minted
+	for n, i := range pending {
+		b.todo = append(b.todo, operation{txn: txns[i], at: i, ordinal: uint32(n), id: own})
+	}
+	for len(b.todo) > 0 {
+		groups := b.groups()
+		b.todo = nil
 		r.parallel(len(groups), func(g int) { b.run(ctx, groups[g]) })
-		pending = b.scattered
+		// In a shard the operations keep their order.
+		slices.SortFunc(b.todo, func(x, y operation) int { return cmp.Compare(x.ordinal, y.ordinal) })
 	}
 	return out
 }
 
-// groups distributes transactions over shards, and answers those that do not
-// fit into one.
-func (b *batch) groups(pending []int) [][]int {
-	shards := make(map[int]kv.ShardID, len(pending))
-	fitting := pending[:0]
-	for _, i := range pending {
-		d, err := b.r.locateTxn(b.txns[i])
-		if err == error(errScattered) {
-			e := *errScattered
-			b.out[i].Err = &e
+// fingerprintOf hashes all of a batch.
+func fingerprintOf(txns []*kvpb.Txn) uint64 {
+	var d xxhash.Digest
+	d.Reset()
+	opts := proto.MarshalOptions{Deterministic: true}
+	for _, txn := range txns {
+		var size [8]byte
+		encoded, err := opts.Marshal(txn)
+		if err != nil {
+			continue // it is refused when it is sent
+		}
+		binary.BigEndian.PutUint64(size[:], uint64(len(encoded)))
+		d.Write(size[:])
+		d.Write(encoded)
+	}
+	return notZero(d.Sum64())
+}
+
+// operation is a transaction of a batch that has no answer yet.
+type operation struct {
+	txn     *kvpb.Txn
+	at      int    // its place in the batch
+	ordinal uint32 // its number among those that can be sent
+	// What earlier attempts have left behind: under which id, whether one may have
+	// been applied, and for which generations.
+	id       requestID
+	doubt    bool
+	doubtful uint64
+}
+
+// groups distributes operations over shards. One whose keys lie in several goes by
+// itself to the first key's, which knows whether it was applied.
+func (b *batch) groups() [][]operation {
+	type place struct {
+		shard kv.ShardID
+		id    requestID
+	}
+	var alone [][]operation
+	fitting := b.todo[:0:0]
+	var places []place
+	for _, o := range b.todo {
+		d, err := b.r.locate(firstKey(o.txn), kv.OutcomeNotApplied)
+		if err == nil && !ownsTxn(d, o.txn) {
+			alone = append(alone, []operation{o})
 			continue
 		}
-		shards[i] = kv.ShardID(d.GetShard())
-		fitting = append(fitting, i)
+		fitting = append(fitting, o)
+		places = append(places, place{kv.ShardID(d.GetShard()), o.id})
 	}
-	return b.r.group(fitting, kv.OpsMax, func(i int) (kv.ShardID, bool) { return shards[i], true })
+	for _, indices := range group(len(fitting), kv.OpsMax, func(i int) place { return places[i] }) {
+		ops := make([]operation, len(indices))
+		for n, i := range indices {
+			ops[n] = fitting[i]
+		}
+		alone = append(alone, ops)
+	}
+	return alone
 }
 
 // checkBatch answers what cannot be sent and gives the indices of the rest.
@@ -80,59 +134,57 @@ func (r *Router) checkBatch(txns []*kvpb.Txn, out []kv.BatchResult) []int {
 
 // batch is a Batch on its way.
 type batch struct {
-	r    *Router
-	txns []*kvpb.Txn
-	out  []kv.BatchResult // each written by the one group that has its index
-
-	id     requestID
+	r      *Router
+	out    []kv.BatchResult // each written by the one group that has its operation
 	minted bool
 
-	mu        sync.Mutex
-	scattered []int // of groups that turned out to lie in several shards
+	mu   sync.Mutex
+	todo []operation // of groups that turned out to lie in several shards
 }
 
-// run applies the transactions at the given indices, which lay in one shard.
-func (b *batch) run(ctx context.Context, indices []int) {
-	txns := make([]*kvpb.Txn, len(indices))
-	for i, at := range indices {
-		txns[i] = b.txns[at]
+// run applies operations with one id that lay in one shard.
+func (b *batch) run(ctx context.Context, ops []operation) {
+	txns, ordinals := make([]*kvpb.Txn, len(ops)), make([]uint32, len(ops))
+	a := attempts{r: b.r, op: OpWrite}
+	for i, o := range ops {
+		txns[i], ordinals[i] = o.txn, o.ordinal
+		a.doubt, a.doubtful = a.doubt || o.doubt, max(a.doubtful, o.doubtful)
 	}
-	c, err := newCommand(txns, b.id, b.minted, true)
+	c, err := newCommand(txns, ops[0].id, b.minted, ordinals)
 	var result *kvpb.Result
 	var served kv.Served
 	if err == nil {
-		a := attempts{r: b.r, op: OpWrite}
 		result, served, err = b.r.apply(ctx, &a, c, func() (*kvpb.ShardDescriptor, error) { return b.locate(txns) })
 	}
-	// An attempt in doubt has made another error of it (invariant 4).
-	if kv.CodeOf(err) == kv.CodeCrossShardTxn {
+	if err == error(errScattered) {
+		for i := range ops {
+			ops[i].id, ops[i].doubt, ops[i].doubtful = c.id, a.doubt, a.doubtful
+		}
 		b.mu.Lock()
-		b.scattered = append(b.scattered, indices...)
+		b.todo = append(b.todo, ops...)
 		b.mu.Unlock()
 		return
 	}
-	if kv.CodeOf(err) == kv.CodeIdempotencyMismatch {
-		e := *kv.AsError(err)
-		e.Outcome = kv.OutcomeUnknown
-		e.Detail = "the id was used before, for another batch or before a shard was split"
-		err = &e
-	}
-	for i, at := range indices {
+	for i, o := range ops {
 		if err != nil {
-			b.out[at].Err = err
+			b.out[o.at].Err = err
 			continue
 		}
-		b.out[at].Written, b.out[at].Err = b.r.written(result, i, served)
+		b.out[o.at].Written, b.out[o.at].Err = b.r.written(result, i, served)
 	}
 }
 
 // locate gives the shard of all of them. If the map knows that of some only, they
 // part, so that the others' shard does not keep them waiting.
 func (b *batch) locate(txns []*kvpb.Txn) (*kvpb.ShardDescriptor, error) {
-	d, err := b.r.locateTxn(txns[0])
-	for _, txn := range txns[1:] {
+	d, err := b.r.locate(firstKey(txns[0]), kv.OutcomeNotApplied)
+	if len(txns) == 1 {
+		return d, err
+	}
+	for _, txn := range txns {
 		// An unknown shard is nil, and its number zero.
-		if other, _ := b.r.locateTxn(txn); other.GetShard() != d.GetShard() {
+		other, _ := b.r.locate(firstKey(txn), kv.OutcomeNotApplied)
+		if other.GetShard() != d.GetShard() || d != nil && !ownsTxn(d, txn) {
 			return nil, errScattered
 		}
 	}

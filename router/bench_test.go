@@ -103,11 +103,11 @@ func BenchmarkRouter(b *testing.B) {
 }
 
 func forwardedPut(b *testing.B) []byte {
-	c, err := newCommand([]*kvpb.Txn{put("key", string(make([]byte, 100)))}, requestID{hi: 1}, true, false)
+	c, err := newCommand([]*kvpb.Txn{put("key", string(make([]byte, 100)))}, requestID{hi: 1}, true, nil)
 	if err != nil {
 		b.Fatal(err)
 	}
-	req, err := proto.Marshal(&routerpb.ForwardPropose{Shard: 1000, TimeoutUs: 10e6, Versions: 1, Command: c.data})
+	req, err := proto.Marshal(&routerpb.ForwardPropose{Shard: 1000, TimeoutUs: 10e6, Versions: 1, Command: c.encode(1)})
 	if err != nil {
 		b.Fatal(err)
 	}

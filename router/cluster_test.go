@@ -30,12 +30,16 @@ type cluster struct {
 	proposed  func(kv.NodeID, kv.ShardID, []byte) ([]byte, error)
 	readIndex func(context.Context, kv.NodeID, kv.ShardID) error
 	calls     []call
+	lateBy    func() time.Duration // of fault late
+	underWay  sync.WaitGroup       // late calls
 }
 
 type shard struct {
 	desc    *kvpb.ShardDescriptor
 	leader  kv.NodeID
 	machine *machine
+	sibling *kvpb.ShardDescriptor // whom it last gave keys to
+	frozen  bool
 	lagging map[kv.NodeID]*machine      // what these replicas have
 	contact map[kv.NodeID]time.Duration // ages of their last contact
 }
@@ -66,6 +70,7 @@ const (
 	loseAsk          // lost on the way there, at once
 	loseAnswer       // carried out, lost on the way back
 	hang             // lost; nothing happens until the deadline
+	late             // lost for the caller at once, carried out some time later
 )
 
 // newCluster has nodes 1 to n, and shards 2, 3, … that part at the given keys,
@@ -103,21 +108,6 @@ func (c *cluster) locked(fn func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	fn()
-}
-
-// split parts a shard at a key; the right half gets the given id and the leader
-// of the left.
-func (c *cluster) split(id kv.ShardID, at string, child kv.ShardID) {
-	c.locked(func() {
-		left := c.shards[id]
-		right := &shard{leader: left.leader, machine: left.machine.clone(), lagging: map[kv.NodeID]*machine{}, contact: map[kv.NodeID]time.Duration{}}
-		left.desc, right.desc = proto.CloneOf(left.desc), proto.CloneOf(left.desc)
-		left.desc.Generation++
-		left.desc.End = []byte(at)
-		right.desc.Generation++
-		right.desc.Shard, right.desc.Start = uint64(child), []byte(at)
-		c.shards[child] = right
-	})
 }
 
 // take gives the calls so far and forgets them.
@@ -175,7 +165,14 @@ func (n *node) apply(ctx context.Context, id kv.ShardID, data []byte) ([]byte, e
 	if ctx.Err() != nil {
 		return nil, kv.Errorf(kv.CodeTimeout, kv.OutcomeNotApplied, "too late")
 	}
-	return proto.Marshal(s.machine.apply(s.desc, data, time.Now().UnixMilli()))
+	if s.frozen {
+		return proto.Marshal(&kvpb.Result{Status: kvpb.Status_STATUS_FROZEN})
+	}
+	res := s.machine.apply(s.desc, data, time.Now().UnixMilli())
+	if res.Status == kvpb.Status_STATUS_WRONG_SHARD {
+		res.Sibling = s.sibling
+	}
+	return proto.Marshal(res)
 }
 
 func (n *node) ReadIndex(ctx context.Context, id kv.ShardID) error {
@@ -206,7 +203,14 @@ func (n *node) Read(id kv.ShardID, req *kvpb.ReadRequest) (*kvpb.ReadResponse, e
 	if lagging := s.lagging[n.id]; lagging != nil {
 		m = lagging
 	}
-	return m.read(s.desc, req), nil
+	if s.frozen {
+		return &kvpb.ReadResponse{Status: kvpb.Status_STATUS_FROZEN, Descriptor_: s.desc}, nil
+	}
+	resp := m.read(s.desc, req)
+	if resp.Status == kvpb.Status_STATUS_WRONG_SHARD {
+		resp.Sibling = s.sibling
+	}
+	return resp, nil
 }
 
 func (n *node) Leader(id kv.ShardID) (kv.NodeID, bool) {
@@ -262,6 +266,14 @@ func (n *node) Call(ctx context.Context, to kv.NodeID, method uint16, req []byte
 		return nil, lost
 	case hang:
 		<-ctx.Done()
+		return nil, lost
+	case late:
+		n.c.underWay.Go(func() {
+			time.Sleep(n.c.lateBy()) // on virtual time
+			done := make(chan struct{})
+			target.handlers[method](n.id, bytes.Clone(req), func([]byte, error) { close(done) })
+			<-done
+		})
 		return nil, lost
 	}
 	type answer struct {
@@ -357,8 +369,25 @@ func (v *view) Learn(d *kvpb.ShardDescriptor) {
 			return
 		}
 	}
-	v.descs = slices.DeleteFunc(v.descs, func(old *kvpb.ShardDescriptor) bool { return overlap(old, d) })
-	v.descs = append(v.descs, d)
+	// What is known of the rest stays, as in the real map.
+	next := []*kvpb.ShardDescriptor{d}
+	for _, old := range v.descs {
+		if !overlap(old, d) {
+			next = append(next, old)
+			continue
+		}
+		if bytes.Compare(old.Start, d.Start) < 0 {
+			left := proto.CloneOf(old)
+			left.End = d.Start
+			next = append(next, left)
+		}
+		if len(d.End) > 0 && (len(old.End) == 0 || bytes.Compare(d.End, old.End) < 0) {
+			right := proto.CloneOf(old)
+			right.Start = d.End
+			next = append(next, right)
+		}
+	}
+	v.descs = next
 	slices.SortFunc(v.descs, func(a, b *kvpb.ShardDescriptor) int { return bytes.Compare(a.Start, b.Start) })
 }
 

@@ -2,6 +2,7 @@ package router
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 
 	"github.com/cespare/xxhash/v2"
@@ -16,12 +17,13 @@ import (
 // withID writes by hand: the fingerprint is of the encoded rest, so a command
 // is encoded once and its request id appended. A test holds them to the schema.
 const (
-	fieldCommandRequest  protowire.Number = 2
-	fieldIDHi            protowire.Number = 1
-	fieldIDLo            protowire.Number = 2
-	fieldIDIssuedMs      protowire.Number = 3
-	fieldIDFingerprint   protowire.Number = 4
-	requestFieldBytesMax                  = 2 + 3*9 + 11
+	fieldCommandRequest    protowire.Number = 2
+	fieldCommandGeneration protowire.Number = 7
+	fieldIDHi              protowire.Number = 1
+	fieldIDLo              protowire.Number = 2
+	fieldIDIssuedMs        protowire.Number = 3
+	fieldIDFingerprint     protowire.Number = 4
+	suffixBytesMax                          = 2 + 3*9 + 11 + 11
 )
 
 // requestID is a kvpb.RequestID by value.
@@ -31,14 +33,16 @@ type requestID struct {
 	fingerprint uint64
 }
 
-// command is a write, encoded. Its data never changes once it was sent: replicas
-// keep it.
+// command is a write, encoded.
 type command struct {
-	body     []byte // kind and transactions
-	data     []byte // body and request id
-	id       requestID
-	minted   bool // the id is ours, not the caller's
-	versions uint32
+	txns       []*kvpb.Txn
+	body       []byte // kind, transactions, ordinals
+	data       []byte // body, request id, generation; nil before the first attempt
+	id         requestID
+	minted     bool // the id is ours, not the caller's
+	versions   uint32
+	spread     bool   // it names more keys than one: its attempts are bound to a generation
+	generation uint64 // in data
 }
 
 // identify gives the id of a request: the caller's, or one of our own making.
@@ -49,30 +53,49 @@ func (r *Router) identify(given *kvpb.RequestID) (id requestID, minted bool) {
 	return requestID{given.Hi, given.Lo, given.IssuedMs, given.Fingerprint}, false
 }
 
-// newCommand encodes transactions under an id. part says that the command is
-// one part of a larger request, in which the same id goes to several shards: the
-// fingerprint then covers the part, so that a shard that is asked for another
-// part under the same id refuses (invariant 4).
-func newCommand(txns []*kvpb.Txn, id requestID, minted, part bool) (*command, error) {
-	msg := kvpb.Command{Kind: kvpb.CommandKind_COMMAND_WRITE, Txns: txns}
+// newCommand encodes transactions under an id. With ordinals they are a part of a
+// request and these their numbers in it. A caller's id without a fingerprint gets
+// one, which of a part is the whole's.
+func newCommand(txns []*kvpb.Txn, id requestID, minted bool, ordinals []uint32) (*command, error) {
+	msg := kvpb.Command{Kind: kvpb.CommandKind_COMMAND_WRITE, Txns: txns, Ordinals: ordinals}
 	opts := proto.MarshalOptions{Deterministic: true}
 	size := opts.Size(&msg)
-	body, err := opts.MarshalAppend(make([]byte, 0, size+requestFieldBytesMax), &msg)
+	body, err := opts.MarshalAppend(make([]byte, 0, size+suffixBytesMax), &msg)
 	if err != nil {
 		return nil, kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "encode the request: %w", err)
 	}
 	if len(body) > kv.EntryBytesMax-entryOverheadBytes {
 		return nil, kv.Errorf(kv.CodeTooLarge, kv.OutcomeNotApplied, "the request takes %d bytes in the log; the limit is %d", len(body), kv.EntryBytesMax-entryOverheadBytes)
 	}
-	c := &command{body: body, versions: uint32(len(txns)), id: id, minted: minted}
-	switch {
-	case part:
-		c.id.fingerprint = notZero(mix(c.id.fingerprint) ^ xxhash.Sum64(body))
-	case !c.minted && c.id.fingerprint == 0:
+	c := &command{txns: txns, body: body, versions: uint32(len(txns)), id: id, minted: minted}
+	for _, txn := range txns {
+		c.spread = c.spread || spreads(txn)
+	}
+	if !minted && id.fingerprint == 0 {
 		c.id.fingerprint = notZero(xxhash.Sum64(body))
 	}
-	c.data = c.id.appendTo(body)
 	return c, nil
+}
+
+// encode gives the command for a shard of a generation. What it gave before is
+// not changed: replicas keep it.
+func (c *command) encode(generation uint64) []byte {
+	if !c.spread {
+		generation = 0
+	}
+	if c.data != nil && c.generation == generation {
+		return c.data
+	}
+	b := c.body // has room for one suffix
+	if c.data != nil {
+		b = append(make([]byte, 0, len(b)+suffixBytesMax), b...)
+	}
+	c.data, c.generation = c.id.appendTo(b), generation
+	if generation != 0 {
+		c.data = protowire.AppendTag(c.data, fieldCommandGeneration, protowire.VarintType)
+		c.data = protowire.AppendVarint(c.data, generation)
+	}
+	return c.data
 }
 
 // entryOverheadBytes is left for what wraps a command in a log entry.
@@ -83,8 +106,8 @@ const entryOverheadBytes = 1 << 10
 func (c *command) renew(r *Router) {
 	id := r.mint()
 	id.fingerprint = c.id.fingerprint
-	c.id = id
-	c.data = c.id.appendTo(append(make([]byte, 0, len(c.body)+requestFieldBytesMax), c.body...))
+	// The body's room may be taken by what was sent before.
+	c.id, c.data, c.body = id, nil, append(make([]byte, 0, len(c.body)+suffixBytesMax), c.body...)
 }
 
 // mint makes a request id that nobody else has.
@@ -113,23 +136,18 @@ func (id requestID) appendTo(b []byte) []byte {
 	return protowire.AppendFixed64(b, id.fingerprint)
 }
 
-// step derives the id of the n-th step of a request that takes several. The
-// first step has the request's own.
-func (id requestID) step(n int) requestID {
-	if n > 0 {
-		salt := mix(uint64(n))
-		id.hi = mix(id.hi ^ salt)
-		id.lo = mix(id.lo + salt)
-	}
+// page derives the id of the page of a range delete that begins at a key. Wherever
+// the key moves, the page is found under it.
+func (id requestID) page(pos []byte) requestID {
+	h := sha256.New()
+	var own [16]byte
+	binary.BigEndian.PutUint64(own[:8], id.hi)
+	binary.BigEndian.PutUint64(own[8:], id.lo)
+	h.Write(own[:])
+	h.Write(pos)
+	sum := h.Sum(nil)
+	id.hi, id.lo = binary.BigEndian.Uint64(sum), binary.BigEndian.Uint64(sum[8:])
 	return id
-}
-
-// mix is the finalizer of splitmix64 (Steele, Lea and Flood, 2014): a
-// bijection in which every bit depends on all.
-func mix(x uint64) uint64 {
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
 }
 
 // notZero keeps a fingerprint from meaning "not checked".

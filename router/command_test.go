@@ -1,6 +1,7 @@
 package router
 
 import (
+	"fmt"
 	"math"
 	"testing"
 	"time"
@@ -20,7 +21,15 @@ func TestCommandsAreWhatTheSchemaSays(t *testing.T) {
 			issuedMs: rapid.Int64Range(math.MinInt64, math.MaxInt64).Draw(t, "issued"), fingerprint: rapid.Uint64().Draw(t, "fingerprint"),
 		}
 		txns := []*kvpb.Txn{put("k", rapid.String().Draw(t, "value")), add("n", 3)}
-		c, err := newCommand(txns, id, false, false)
+		spread := rapid.Bool().Draw(t, "spread")
+		if spread {
+			txns[1].Then = append(txns[1].Then, put("o", "v").Then...)
+		}
+		var ordinals []uint32
+		if rapid.Bool().Draw(t, "part") {
+			ordinals = []uint32{3, 7}
+		}
+		c, err := newCommand(txns, id, false, ordinals)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -31,43 +40,61 @@ func TestCommandsAreWhatTheSchemaSays(t *testing.T) {
 			}
 		}
 		want := &kvpb.Command{Kind: kvpb.CommandKind_COMMAND_WRITE, Txns: txns,
-			Request: &kvpb.RequestID{Hi: id.hi, Lo: id.lo, IssuedMs: id.issuedMs, Fingerprint: id.fingerprint}}
-		got := &kvpb.Command{}
-		if err := proto.Unmarshal(c.data, got); err != nil || !proto.Equal(got, want) {
-			t.Fatalf("%v\n got %v\nwant %v", err, got, want)
+			Request: &kvpb.RequestID{Hi: id.hi, Lo: id.lo, IssuedMs: id.issuedMs, Fingerprint: id.fingerprint}, Ordinals: ordinals}
+		sent := map[uint64][]byte{}
+		for _, generation := range []uint64{1, math.MaxUint64, 7, 7} {
+			if want.Generation = 0; spread {
+				want.Generation = generation
+			}
+			data := c.encode(generation)
+			got := &kvpb.Command{}
+			if err := proto.Unmarshal(data, got); err != nil || !proto.Equal(got, want) {
+				t.Fatalf("%v\n got %v\nwant %v", err, got, want)
+			}
+			if len(data)-len(c.body) > suffixBytesMax || c.versions != 2 {
+				t.Fatalf("%d bytes beside the body, %d versions", len(data)-len(c.body), c.versions)
+			}
+			sent[generation] = data
 		}
-		if len(c.data)-len(c.body) > requestFieldBytesMax || c.versions != 2 {
-			t.Fatalf("%d bytes of request id, %d versions", len(c.data)-len(c.body), c.versions)
+		for generation, data := range sent {
+			got := &kvpb.Command{}
+			if err := proto.Unmarshal(data, got); err != nil || spread && got.Generation != generation {
+				t.Fatalf("what was sent for generation %d is for %d now, %v", generation, got.Generation, err)
+			}
 		}
 	})
 }
 
 func TestFingerprintsTellContentsApart(t *testing.T) {
 	given := requestID{hi: 1, lo: 2, issuedMs: 3}
-	print := func(txn *kvpb.Txn, id requestID, part bool) uint64 {
-		c, err := newCommand([]*kvpb.Txn{txn}, id, false, part)
+	print := func(txn *kvpb.Txn, id requestID) uint64 {
+		c, err := newCommand([]*kvpb.Txn{txn}, id, false, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return c.id.fingerprint
 	}
-	first := print(put("k", "v"), given, false)
-	if again := print(put("k", "v"), given, false); again != first {
+	first := print(put("k", "v"), given)
+	if again := print(put("k", "v"), given); again != first {
 		t.Error("the same content, two fingerprints")
 	}
 	for _, other := range []*kvpb.Txn{put("k", "w"), put("l", "v"), add("k", 1), {Guards: []*kvpb.Guard{{Key: []byte("k")}}, Then: put("k", "v").Then}} {
-		if print(other, given, false) == first {
+		if print(other, given) == first {
 			t.Errorf("%v has the fingerprint of another content", other)
 		}
 	}
-	// The caller's own is kept, and is part of that of a part.
 	own := given
 	own.fingerprint = 99
-	if got := print(put("k", "v"), own, false); got != 99 {
+	if got := print(put("k", "v"), own); got != 99 {
 		t.Errorf("the caller's fingerprint became %d", got)
 	}
-	if print(put("k", "v"), own, true) == print(put("k", "v"), given, true) {
-		t.Error("two requests with the same part have one fingerprint")
+	seen := map[uint64]int{}
+	for i, batch := range [][]*kvpb.Txn{{}, {put("k", "v")}, {put("k", "v"), put("k", "v")}, {put("k", "v"), put("l", "v")}, {put("l", "v"), put("k", "v")}} {
+		print := fingerprintOf(batch)
+		if other, ok := seen[print]; ok || print == 0 || print != fingerprintOf(batch) {
+			t.Errorf("batch %d has the fingerprint %d of batch %d", i, print, other)
+		}
+		seen[print] = i
 	}
 }
 
@@ -78,11 +105,12 @@ func TestRenewedCommandsLeaveTheSentOnesAlone(t *testing.T) {
 	if !minted || id.issuedMs != 1000 {
 		t.Fatalf("%+v, minted %v", id, minted)
 	}
-	c, err := newCommand([]*kvpb.Txn{put("k", "v")}, id, minted, false)
+	c, err := newCommand([]*kvpb.Txn{put("k", "v")}, id, minted, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sent, before := c.data, string(c.data)
+	sent := c.encode(1)
+	before := string(sent)
 	r.observe(5000)
 	r.observe(4000)
 	c.renew(r)
@@ -90,7 +118,7 @@ func TestRenewedCommandsLeaveTheSentOnesAlone(t *testing.T) {
 		t.Fatal("what was sent has changed")
 	}
 	var got kvpb.Command
-	if err := proto.Unmarshal(c.data, &got); err != nil {
+	if err := proto.Unmarshal(c.encode(1), &got); err != nil {
 		t.Fatal(err)
 	}
 	if got.Request.IssuedMs != 5000 || got.Request.Hi == id.hi || !proto.Equal(got.Txns[0], put("k", "v")) {
@@ -98,17 +126,17 @@ func TestRenewedCommandsLeaveTheSentOnesAlone(t *testing.T) {
 	}
 }
 
-func TestStepsHaveIdsOfTheirOwn(t *testing.T) {
+func TestPagesHaveIdsOfTheirOwn(t *testing.T) {
 	seen := map[[2]uint64]bool{}
-	for _, id := range []requestID{{}, {hi: 1}, {lo: 1}, {hi: math.MaxUint64, lo: 5}} {
+	for _, id := range []requestID{{issuedMs: 7}, {hi: 1, issuedMs: 7}, {lo: 1, issuedMs: 7}} {
 		for n := range 2000 {
-			s := id.step(n)
-			if s != id.step(n) || n == 0 && s != id {
-				t.Fatalf("step %d of %v is %v", n, id, s)
+			p := id.page(fmt.Append(nil, n))
+			if p != id.page(fmt.Append(nil, n)) || p.issuedMs != 7 {
+				t.Fatalf("page %d of %v is %v", n, id, p)
 			}
-			key := [2]uint64{s.hi, s.lo}
+			key := [2]uint64{p.hi, p.lo}
 			if seen[key] {
-				t.Fatalf("step %d of %v collides", n, id)
+				t.Fatalf("page %d of %v collides", n, id)
 			}
 			seen[key] = true
 		}
@@ -121,12 +149,12 @@ func TestACommandFitsAnEntry(t *testing.T) {
 	if _, err := checkTxn(txn); err != nil {
 		t.Fatal(err)
 	}
-	c, err := newCommand([]*kvpb.Txn{txn}, requestID{}, false, false)
+	c, err := newCommand([]*kvpb.Txn{txn}, requestID{}, false, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	entry, err := kv.EncodeEntry(kv.Stamp{Term: math.MaxUint64, Version: math.MaxUint64, Ceiling: math.MaxUint64, NowMs: math.MaxInt64},
-		[]kv.EntryCommand{{Data: c.data, Versions: math.MaxUint32}})
+		[]kv.EntryCommand{{Data: c.encode(math.MaxUint64), Versions: math.MaxUint32}})
 	if err != nil || len(entry) > kv.EntryBytesMax {
 		t.Fatalf("an entry of %d bytes, the limit is %d; %v", len(entry), kv.EntryBytesMax, err)
 	}
@@ -135,6 +163,6 @@ func TestACommandFitsAnEntry(t *testing.T) {
 	for range 500 {
 		ops = append(ops, &kvpb.Op{Kind: kvpb.OpKind_OP_PUT, Key: []byte("k"), ContentType: string(make([]byte, 1<<15))})
 	}
-	_, err = newCommand([]*kvpb.Txn{{Then: ops}}, requestID{}, false, false)
+	_, err = newCommand([]*kvpb.Txn{{Then: ops}}, requestID{}, false, nil)
 	wantError(t, err, kv.CodeTooLarge, kv.OutcomeNotApplied)
 }

@@ -10,11 +10,14 @@ import (
 )
 
 // DeleteRange deletes the keys in [start, end), an empty end having no bound, and
-// tells how many there were, also beside an error. It goes from shard to shard in
-// commands of up to kv.OpsMax keys, so it is not atomic: a failure after the first
-// command has an unknown outcome. The same id again deletes nothing that was written
-// since, as long as the shards are the same; if one was split in between, the
-// answer is kv.CodeIdempotencyMismatch with an unknown outcome.
+// tells how many there were, also beside an error. It goes forward in pages of up to
+// kv.OpsMax keys, so it is not atomic: a failure after the first page has an unknown
+// outcome.
+//
+// A page is remembered by the request's id and the key that it begins at, and its
+// answer says where the next one does. So the same id again follows the same pages,
+// however shards were split or merged in between, deletes nothing that was written
+// since, and goes on where the request had ended.
 func (r *Router) DeleteRange(ctx context.Context, start, end []byte, id *kvpb.RequestID) (int, error) {
 	if len(start) > kv.KeyBytesMax || len(end) > kv.KeyBytesMax {
 		return 0, kv.Errorf(kv.CodeKeyTooLong, kv.OutcomeNotApplied, "a bound of %d bytes; the limit is %d", max(len(start), len(end)), kv.KeyBytesMax)
@@ -29,6 +32,9 @@ func (r *Router) DeleteRange(ctx context.Context, start, end []byte, id *kvpb.Re
 	defer cancel()
 	w := &rangeDelete{r: r, pos: start, end: end}
 	w.id, w.minted = r.identify(id)
+	if !w.minted && w.id.fingerprint == 0 {
+		w.id.fingerprint = fingerprintOf([]*kvpb.Txn{rangeTxn(start, end)})
+	}
 	for !w.done {
 		if err := w.step(ctx); err != nil {
 			return w.deleted, w.failure(err)
@@ -44,22 +50,22 @@ type rangeDelete struct {
 	end     []byte // empty = no bound
 	id      requestID
 	minted  bool
-	steps   int // that were applied; numbers the ids over all shards
+	steps   int // that were applied
 	deleted int
 	done    bool
 }
 
-// step deletes up to kv.OpsMax keys at pos.
+// step deletes the page that begins at pos.
 func (w *rangeDelete) step(ctx context.Context) error {
 	a := attempts{r: w.r, op: OpWrite}
+	id := w.id.page(w.pos)
 	for {
 		until, err := w.bound()
 		if err == nil {
-			err = w.apply(ctx, &a, until)
-			if kv.CodeOf(err) == kv.CodeCrossShardTxn {
-				continue // not applied; the shard's end has moved
+			if err = w.apply(ctx, &a, &id, until); err != error(errScattered) {
+				return err
 			}
-			return err
+			continue // the shard's end has moved
 		}
 		if err := a.again(ctx, err); err != nil {
 			return err
@@ -79,21 +85,24 @@ func (w *rangeDelete) bound() ([]byte, error) {
 	return w.end, nil
 }
 
-// apply deletes in [pos, until), which lay in one shard, and moves on.
-func (w *rangeDelete) apply(ctx context.Context, a *attempts, until []byte) error {
+// apply deletes in [pos, until), which lay in one shard, and moves on. An attempt
+// with another bound may have been applied under the same id: the answer tells how far
+// the page went.
+func (w *rangeDelete) apply(ctx context.Context, a *attempts, id *requestID, until []byte) error {
 	txn := rangeTxn(w.pos, until)
-	c, err := newCommand([]*kvpb.Txn{txn}, w.id.step(w.steps), w.minted, true)
+	c, err := newCommand([]*kvpb.Txn{txn}, *id, w.minted, nil)
 	if err != nil {
 		return err
 	}
-	pos := w.pos
+	c.spread = false // no answer depends on which shard does it
 	result, served, err := w.r.apply(ctx, a, c, func() (*kvpb.ShardDescriptor, error) {
-		d, err := w.r.locate(pos, kv.OutcomeNotApplied)
-		if err == nil && !ownsRange(d, pos, until) {
+		d, err := w.r.locate(w.pos, kv.OutcomeNotApplied)
+		if err == nil && !ownsRange(d, w.pos, until) {
 			return nil, errScattered
 		}
 		return d, err
 	})
+	*id = c.id
 	if err != nil {
 		return err
 	}
@@ -102,16 +111,28 @@ func (w *rangeDelete) apply(ctx context.Context, a *attempts, until []byte) erro
 		return err
 	}
 	w.steps++
-	more := false
-	for _, op := range written.Result.Ops {
-		w.deleted += int(op.Deleted)
-		more = more || op.More
+	if len(written.Result.Ops) != 1 {
+		return kv.Errorf(kv.CodeInternal, kv.OutcomeUnknown, "shard %s answered one range delete with %d results", served.Shard, len(written.Result.Ops))
 	}
-	if more {
+	op := written.Result.Ops[0]
+	w.deleted += int(op.Deleted)
+	return w.advance(op.Resume, served.Shard)
+}
+
+// advance goes on at resume.
+func (w *rangeDelete) advance(resume []byte, shard kv.ShardID) error {
+	end := w.end
+	if len(end) == 0 {
+		end = allKeysEnd
+	}
+	if len(resume) == 0 || bytes.Compare(resume, end) >= 0 {
+		w.done = true
 		return nil
 	}
-	w.pos = until
-	w.done = len(until) == 0 || bytes.Equal(until, w.end)
+	if bytes.Compare(resume, w.pos) <= 0 {
+		return kv.Errorf(kv.CodeInternal, kv.OutcomeUnknown, "shard %s answered a range delete without going on", shard)
+	}
+	w.pos = resume
 	return nil
 }
 
@@ -131,10 +152,6 @@ func rangeTxn(start, end []byte) *kvpb.Txn {
 // failure says that a part was done, if it was.
 func (w *rangeDelete) failure(err error) error {
 	e := *kv.AsError(err)
-	if e.Code == kv.CodeIdempotencyMismatch {
-		e.Outcome = kv.OutcomeUnknown
-		e.Detail = "the id was used before, for another range or before a shard was split"
-	}
 	if w.steps > 0 && e.Outcome == kv.OutcomeNotApplied {
 		e.Code, e.Outcome = kv.CodeOutcomeUnknown, kv.OutcomeUnknown
 		e.Detail = fmt.Sprintf("%d keys were deleted, then: %s", w.deleted, kv.AsError(err).Error())

@@ -102,8 +102,19 @@ func TestDeleteRangeGoesOnAndIsReplayed(t *testing.T) {
 	}
 	c.split(2, "a00500", 9)
 	c.nodes[2].view.refresh()
-	_, err = c.router(2).DeleteRange(context.Background(), nil, nil, id)
-	wantError(t, err, kv.CodeIdempotencyMismatch, kv.OutcomeUnknown)
+	again, err = c.router(2).DeleteRange(context.Background(), nil, nil, id)
+	if err != nil || again != n {
+		t.Fatalf("after a split: %d, %v", again, err)
+	}
+	c.absorb(9, 3)
+	c.nodes[1].view.refresh()
+	again, err = c.router(1).DeleteRange(context.Background(), nil, nil, id)
+	if err != nil || again != n {
+		t.Fatalf("after a merge: %d, %v", again, err)
+	}
+	// Another range under the same id is another request.
+	_, err = c.router(1).DeleteRange(context.Background(), nil, []byte("b"), id)
+	wantError(t, err, kv.CodeIdempotencyMismatch, kv.OutcomeNotApplied)
 	if left := c.count("", ""); left != 2 {
 		t.Fatalf("%d left, want the two later ones", left)
 	}

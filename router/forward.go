@@ -139,11 +139,17 @@ func (r *Router) serveRead(ctx context.Context, req []byte) ([]byte, error) {
 	return answer, nil
 }
 
-// leadsHere refuses with a hint unless this node's replica leads.
+// leadsHere refuses with a hint unless this node's replica leads, and says so if
+// there is none: the shard may have moved away or been absorbed.
 func (r *Router) leadsHere(shard kv.ShardID, outcome kv.Outcome) error {
 	leader, known := r.local.Leader(shard)
 	if known && (leader == r.self || planted.On(planted.LocalReads) && outcome == kv.OutcomeNone) {
 		return nil
+	}
+	if !known {
+		if _, err := r.local.Read(shard, &kvpb.ReadRequest{}); kv.CodeOf(err) == kv.CodeNoReplica {
+			return err
+		}
 	}
 	e := kv.Errorf(kv.CodeNotLeader, outcome, "node %s does not lead shard %s", r.self, shard)
 	e.Shard = shard

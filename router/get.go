@@ -113,10 +113,17 @@ func (r *Router) MultiGet(ctx context.Context, keys [][]byte, opts kv.ReadOption
 		pending[i] = i
 	}
 	for len(pending) > 0 {
-		groups := r.group(pending, getsPerReadMax, func(i int) (kv.ShardID, bool) {
-			d, ok := r.shards.Lookup(keys[i])
-			return kv.ShardID(d.GetShard()), ok
+		// Those of unknown shards, number zero, are together; they are located again
+		// when their turn comes.
+		groups := group(len(pending), getsPerReadMax, func(i int) uint64 {
+			d, _ := r.shards.Lookup(keys[pending[i]])
+			return d.GetShard()
 		})
+		for _, g := range groups {
+			for n, i := range g {
+				g[n] = pending[i]
+			}
+		}
 		m.scattered = nil
 		r.parallel(len(groups), func(g int) { m.run(ctx, groups[g]) })
 		if m.err != nil {

@@ -17,6 +17,8 @@ import (
 type machine struct {
 	keys     map[string][]cell // by ascending version
 	requests map[requestKey]remembered
+	parts    map[requestKey]map[uint32]*kvpb.TxnResult
+	prints   map[[2]uint64]uint64 // of requests in parts
 	floorMs  int64
 	version  uint64
 	nowMs    int64
@@ -29,7 +31,18 @@ type cell struct {
 	deleted bool
 }
 
-type requestKey struct{ hi, lo uint64 }
+// requestKey identifies a request: with a fingerprint, by whatever time it bears.
+type requestKey struct {
+	hi, lo   uint64
+	issuedMs int64
+}
+
+func keyOf(id *kvpb.RequestID) requestKey {
+	if id.Fingerprint != 0 {
+		return requestKey{id.Hi, id.Lo, 0}
+	}
+	return requestKey{id.Hi, id.Lo, id.IssuedMs}
+}
 
 type remembered struct {
 	fingerprint uint64
@@ -37,14 +50,50 @@ type remembered struct {
 }
 
 func newMachine() *machine {
-	return &machine{keys: map[string][]cell{}, requests: map[requestKey]remembered{}}
+	return &machine{keys: map[string][]cell{}, requests: map[requestKey]remembered{}, parts: map[requestKey]map[uint32]*kvpb.TxnResult{}, prints: map[[2]uint64]uint64{}}
 }
 
 // clone copies what can change; cells only ever grow.
 func (m *machine) clone() *machine {
 	c := *m
-	c.keys, c.requests = maps.Clone(m.keys), maps.Clone(m.requests)
+	c.keys, c.requests, c.prints = maps.Clone(m.keys), maps.Clone(m.requests), maps.Clone(m.prints)
+	c.parts = map[requestKey]map[uint32]*kvpb.TxnResult{}
+	for id, part := range m.parts {
+		c.parts[id] = maps.Clone(part)
+	}
 	return &c
+}
+
+// absorb takes over what the shard with the range of d holds, and the requests that
+// it remembers. Of two with one id, m's own stay: only different ones can be left.
+func (m *machine) absorb(d *kvpb.ShardDescriptor, right *machine) {
+	for key := range m.keys {
+		if owns(d, []byte(key)) {
+			delete(m.keys, key) // garbage of an earlier split
+		}
+	}
+	for key, cells := range right.keys {
+		if owns(d, []byte(key)) {
+			m.keys[key] = cells
+		}
+	}
+	for id, r := range right.requests {
+		if _, ok := m.requests[id]; !ok {
+			m.requests[id] = r
+		}
+	}
+	maps.Copy(m.prints, right.prints)
+	for id, part := range right.parts {
+		if m.parts[id] == nil {
+			m.parts[id] = map[uint32]*kvpb.TxnResult{}
+		}
+		for o, res := range part {
+			if m.parts[id][o] == nil {
+				m.parts[id][o] = res
+			}
+		}
+	}
+	m.version, m.nowMs, m.floorMs = max(m.version, right.version), max(m.nowMs, right.nowMs), max(m.floorMs, right.floorMs)
 }
 
 func (m *machine) at(key string, version uint64) (cell, bool) {
@@ -71,8 +120,11 @@ func (m *machine) apply(d *kvpb.ShardDescriptor, data []byte, nowMs int64) *kvpb
 	m.nowMs = max(m.nowMs, nowMs)
 	first := max(m.version+1, uint64(kv.VersionAt(m.nowMs)))
 	m.version = first + uint64(len(cmd.Txns)) - 1
+	if len(cmd.Ordinals) > 0 {
+		return m.part(d, &cmd, first)
+	}
 	if id := cmd.Request; id != nil {
-		known, ok := m.requests[requestKey{id.Hi, id.Lo}]
+		known, ok := m.requests[keyOf(id)]
 		switch {
 		case !ok && id.IssuedMs < m.floorMs:
 			return &kvpb.Result{Status: kvpb.Status_STATUS_REQUEST_TOO_OLD}
@@ -100,12 +152,54 @@ func (m *machine) apply(d *kvpb.ShardDescriptor, data []byte, nowMs int64) *kvpb
 		if err != nil {
 			panic(err)
 		}
-		m.requests[requestKey{id.Hi, id.Lo}] = remembered{id.Fingerprint, encoded}
+		m.requests[keyOf(id)] = remembered{id.Fingerprint, encoded}
+	}
+	return res
+}
+
+// part applies those of a request's transactions that were not applied before.
+func (m *machine) part(d *kvpb.ShardDescriptor, cmd *kvpb.Command, first uint64) *kvpb.Result {
+	id, whole := keyOf(cmd.Request), [2]uint64{cmd.Request.Hi, cmd.Request.Lo}
+	if known, ok := m.prints[whole]; ok && known != cmd.Request.Fingerprint {
+		return &kvpb.Result{Status: kvpb.Status_STATUS_REQUEST_MISMATCH}
+	}
+	known, fits := m.parts[id], commandFits(d, cmd)
+	res := &kvpb.Result{Status: kvpb.Status_STATUS_OK, Replayed: true}
+	for _, o := range cmd.Ordinals {
+		switch {
+		case known[o] != nil:
+		case cmd.Request.IssuedMs < m.floorMs:
+			return &kvpb.Result{Status: kvpb.Status_STATUS_REQUEST_TOO_OLD}
+		case !fits:
+			return &kvpb.Result{Status: kvpb.Status_STATUS_WRONG_SHARD, Descriptor_: d}
+		}
+	}
+	m.prints[whole] = cmd.Request.Fingerprint
+	if known == nil {
+		known = map[uint32]*kvpb.TxnResult{}
+		m.parts[id] = known
+	}
+	for i, o := range cmd.Ordinals {
+		if again := known[o]; again != nil {
+			again = proto.CloneOf(again)
+			again.Replayed = true
+			res.Txns = append(res.Txns, again)
+			continue
+		}
+		res.Replayed = false
+		known[o] = m.txn(d, cmd.Txns[i], first+uint64(i))
+		res.Txns = append(res.Txns, known[o])
+	}
+	if !res.Replayed {
+		m.applied++
 	}
 	return res
 }
 
 func commandFits(d *kvpb.ShardDescriptor, cmd *kvpb.Command) bool {
+	if cmd.Generation != 0 && cmd.Generation != d.Generation {
+		return false
+	}
 	for _, txn := range cmd.Txns {
 		for _, g := range txn.Guards {
 			if !owns(d, g.Key) {
@@ -167,12 +261,16 @@ func (m *machine) txn(d *kvpb.ShardDescriptor, txn *kvpb.Txn, version uint64) *k
 }
 
 func (m *machine) deleteRange(d *kvpb.ShardDescriptor, op *kvpb.Op, version uint64, out *kvpb.OpResult) {
+	out.Resume = op.EndKey
+	if len(out.Resume) == 0 {
+		out.Resume = d.End
+	}
 	for _, key := range m.sorted(0) {
 		if !owns(d, []byte(key)) || key < string(op.Key) || len(op.EndKey) > 0 && key >= string(op.EndKey) {
 			continue
 		}
 		if out.Deleted == op.Limit {
-			out.More = true
+			out.More, out.Resume = true, []byte(key)
 			return
 		}
 		m.set(key, cell{version: version, deleted: true})

@@ -181,22 +181,23 @@ func TestABatchAgainIsReplayed(t *testing.T) {
 			}
 		}
 	}
-	// After a split the parts of the shard are others: refused, never applied twice.
-	// A node that has not heard of it sends the old part, which is remembered.
-	c.split(3, "z", 9)
-	for at, o := range c.router(2).Batch(context.Background(), txns, id) {
-		if o.Err != nil || !o.Written.Replayed {
-			t.Fatalf("operation %d by an old map: %+v", at, o)
+	// After a split the parts are others, and after a merge again.
+	for i, change := range []func(){func() { c.split(3, "z", 9) }, func() { c.absorb(2, 3) }, func() { c.absorb(2, 9) }} {
+		change()
+		for _, fresh := range []bool{false, true} {
+			if fresh {
+				c.nodes[2].view.refresh()
+			}
+			for at, o := range c.router(2).Batch(context.Background(), txns, id) {
+				if o.Err != nil || !o.Written.Replayed || o.Written.Result.Ops[0].Number != 1 {
+					t.Fatalf("change %d, operation %d with a fresh map %v: %+v", i, at, fresh, o)
+				}
+			}
 		}
 	}
-	c.nodes[1].view.refresh()
-	out := c.router(1).Batch(context.Background(), txns, id)
-	for i, moved := range []bool{false, true, false, true} {
-		if !moved && (out[i].Err != nil || !out[i].Written.Replayed) {
-			t.Fatalf("operation %d: %+v", i, out[i])
-		}
-		if moved {
-			wantError(t, out[i].Err, kv.CodeIdempotencyMismatch, kv.OutcomeUnknown)
+	for at, o := range c.router(1).Batch(context.Background(), counters("a", "z", "b", "x"), &kvpb.RequestID{Hi: 1, Lo: 2, IssuedMs: id.IssuedMs, Fingerprint: 4}) {
+		if kv.CodeOf(o.Err) != kv.CodeIdempotencyMismatch {
+			t.Errorf("operation %d of another batch under the same id: %+v", at, o)
 		}
 	}
 	for _, key := range []string{"a", "b", "y", "z"} {
@@ -217,37 +218,42 @@ func TestABatchIsRegroupedAfterASplit(t *testing.T) {
 	}
 }
 
-// TestADoubtfulPartIsNotRegrouped splits a shard just after it has applied a part
-// whose answer is lost (invariant 4).
-func TestADoubtfulPartIsNotRegrouped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, 1, "m")
-		once := true
-		c.proposed = func(_ kv.NodeID, id kv.ShardID, answer []byte) ([]byte, error) {
-			if id != 3 || !once {
-				return answer, nil
+// TestADoubtfulPartIsRegrouped splits a shard just after it has applied a part whose
+// answer is lost (invariant 4).
+func TestADoubtfulPartIsRegrouped(t *testing.T) {
+	for _, lost := range []bool{false, true} { // one half is not heard of again
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t, 1, "m")
+			once := true
+			c.proposed = func(_ kv.NodeID, id kv.ShardID, answer []byte) ([]byte, error) {
+				if id != 3 || !once {
+					return answer, nil
+				}
+				once = false
+				c.split(3, "t", 9)
+				if lost {
+					c.locked(func() { c.shards[9].leader = 0 })
+				}
+				c.nodes[1].view.refresh()
+				return nil, kv.Errorf(kv.CodeOutcomeUnknown, kv.OutcomeUnknown, "lost")
 			}
-			once = false
-			c.split(3, "t", 9)
-			// The window does not help: it is as if the halves had forgotten.
-			c.locked(func() {
-				clear(c.shards[3].machine.requests)
-				clear(c.shards[9].machine.requests)
-			})
-			return nil, kv.Errorf(kv.CodeOutcomeUnknown, kv.OutcomeUnknown, "lost")
-		}
-		out := c.router(1).Batch(context.Background(), counters("a", "n", "z"), nil)
-		if out[0].Err != nil {
-			t.Error(out[0].Err)
-		}
-		wantError(t, out[1].Err, kv.CodeOutcomeUnknown, kv.OutcomeUnknown)
-		wantError(t, out[2].Err, kv.CodeOutcomeUnknown, kv.OutcomeUnknown)
-		for _, key := range []string{"n", "z"} {
-			if got, _ := c.mustGet(1, key, kv.ReadOptions{}); got != "1" {
-				t.Errorf("%s counts %s", key, got)
+			out := c.router(1).Batch(context.Background(), counters("a", "n", "z"), nil)
+			if lost {
+				wantError(t, out[2].Err, kv.CodeOutcomeUnknown, kv.OutcomeUnknown)
+				c.locked(func() { c.shards[9].leader = 1 })
+			} else if out[2].Err != nil || !out[2].Written.Replayed {
+				t.Errorf("%+v", out[2])
 			}
-		}
-	})
+			if out[0].Err != nil || out[1].Err != nil || out[0].Written.Replayed || !out[1].Written.Replayed {
+				t.Errorf("%+v", out)
+			}
+			for _, key := range []string{"a", "n", "z"} {
+				if got, _ := c.mustGet(1, key, kv.ReadOptions{}); got != "1" {
+					t.Errorf("%s counts %s", key, got)
+				}
+			}
+		})
+	}
 }
 
 // TestOneShardsTroubleIsNotTheOthers has one shard of a batch without a leader.

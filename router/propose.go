@@ -11,7 +11,8 @@ import (
 )
 
 // proposeOnce makes one attempt to have a command applied by the leader of d. An
-// answer that says "not here" or "not now" is an error, every other one a result.
+// answer that says "not here" or "not now" is an error beside the result, every other
+// one a result.
 func (r *Router) proposeOnce(ctx context.Context, a *attempts, d *kvpb.ShardDescriptor, data []byte, versions uint32) (*kvpb.Result, kv.NodeID, error) {
 	shard := kv.ShardID(d.Shard)
 	node := a.target(d)
@@ -32,23 +33,32 @@ func (r *Router) proposeOnce(ctx context.Context, a *attempts, d *kvpb.ShardDesc
 	}
 	switch result.Status {
 	case kvpb.Status_STATUS_WRONG_SHARD:
-		r.learn(result.Descriptor_)
-		return nil, 0, statusError(OpWrite, shard, result.Status, result.Detail)
+		r.learn(result.Descriptor_, result.Sibling, node)
+		return result, node, statusError(OpWrite, shard, result.Status, result.Detail)
 	case kvpb.Status_STATUS_REJECTED, kvpb.Status_STATUS_FROZEN:
-		return nil, 0, statusError(OpWrite, shard, result.Status, result.Detail)
+		return result, node, statusError(OpWrite, shard, result.Status, result.Detail)
 	}
 	return result, node, nil
 }
 
-func (r *Router) learn(d *kvpb.ShardDescriptor) {
+// learn takes what a shard said of itself and of the shard that it last gave keys
+// to. Who leads the one is likely to lead the other.
+func (r *Router) learn(d, sibling *kvpb.ShardDescriptor, node kv.NodeID) {
 	if d != nil {
 		r.shards.Learn(d)
+	}
+	if sibling == nil {
+		return
+	}
+	r.shards.Learn(sibling)
+	if child := kv.ShardID(sibling.Shard); node != 0 && node != r.self && r.leaders.get(child) == 0 {
+		r.leaders.set(child, node)
 	}
 }
 
 // locator finds the one shard that a command has to go to. It is asked again
-// before every attempt, because the map learns. kv.CodeCrossShardTxn says that
-// there is no such shard (any more), kv.CodeUnavailable that the map does not know.
+// before every attempt, because the map learns. errScattered says that there is no
+// such shard any more, kv.CodeUnavailable that the map does not know.
 type locator func() (*kvpb.ShardDescriptor, error)
 
 // renewalsMax bounds how often a command gets a fresh id.
@@ -56,14 +66,24 @@ const renewalsMax = 3
 
 // apply has a command applied by the shard that locate finds, however many
 // attempts it takes (invariant 2). The result's transactions are as many as the
-// command's.
+// command's. It fails with errScattered if locate does, and then a tells what is in
+// doubt; with another kv.CodeCrossShardTxn if the command is one transaction that
+// no shard can apply (invariant 5).
 func (r *Router) apply(ctx context.Context, a *attempts, c *command, locate locator) (*kvpb.Result, kv.Served, error) {
 	for renewals := 0; ; {
 		d, err := locate()
+		if err == error(errScattered) {
+			return nil, kv.Served{}, err
+		}
 		var result *kvpb.Result
 		var node kv.NodeID
 		if err == nil {
-			result, node, err = r.proposeOnce(ctx, a, d, c.data, c.versions)
+			data := c.encode(d.Generation)
+			a.generation = c.generation
+			result, node, err = r.proposeOnce(ctx, a, d, data, c.versions)
+			if e := a.parted(c, result); e != nil {
+				return nil, kv.Served{}, e
+			}
 		}
 		if err != nil {
 			if err = a.again(ctx, err); err != nil {
@@ -93,6 +113,20 @@ func (r *Router) apply(ctx context.Context, a *attempts, c *command, locate loca
 		}
 		return nil, served, a.refusal(ctx, statusError(OpWrite, shard, result.Status, result.Detail), meaningOf(result.Status))
 	}
+}
+
+// parted gives the final error of a single transaction, if an answer shows that no
+// shard can have applied it or will (invariant 5).
+func (a *attempts) parted(c *command, result *kvpb.Result) error {
+	d := result.GetDescriptor_()
+	if result.GetStatus() != kvpb.Status_STATUS_WRONG_SHARD || len(c.txns) != 1 || !c.spread || d == nil ||
+		!owns(d, firstKey(c.txns[0])) || ownsTxn(d, c.txns[0]) || a.doubt && d.Generation < a.doubtful {
+		return nil
+	}
+	a.doubt = false
+	e := *errScattered
+	e.Shard = kv.ShardID(d.Shard)
+	return &e
 }
 
 // refusal is the request's error after a state machine's final answer.
@@ -125,7 +159,7 @@ func (r *Router) written(result *kvpb.Result, n int, served kv.Served) (kv.Writt
 	case kvpb.Status_STATUS_OK, kvpb.Status_STATUS_CONDITION_FAILED:
 		served.LastVersion = kv.Version(txn.CommittedVersion)
 		r.observe(served.LastVersion.Millis())
-		return kv.Written{Result: txn, Replayed: result.Replayed, Served: served}, nil
+		return kv.Written{Result: txn, Replayed: result.Replayed || txn.Replayed, Served: served}, nil
 	}
 	e := statusError(OpWrite, served.Shard, txn.GetStatus(), txn.GetDetail())
 	if e.Code == kv.CodeWrongShard {

@@ -40,7 +40,7 @@ func fallsBack(a *attempts, r *Router, err error) bool {
 	return true
 }
 
-// readLeader makes one attempt to read at the leader of d (invariant 5).
+// readLeader makes one attempt to read at the leader of d (invariant 6).
 func (r *Router) readLeader(ctx context.Context, a *attempts, d *kvpb.ShardDescriptor, req *kvpb.ReadRequest, opts kv.ReadOptions) (*kvpb.ReadResponse, kv.Served, error) {
 	shard := kv.ShardID(d.Shard)
 	// Versions strictly grow within a shard: once one at or above At is applied,
@@ -59,7 +59,7 @@ func (r *Router) readLeader(ctx context.Context, a *attempts, d *kvpb.ShardDescr
 			return nil, kv.Served{}, err
 		}
 	}
-	if err := r.readRefusal(shard, resp); err != nil {
+	if err := r.readRefusal(shard, node, resp); err != nil {
 		return nil, kv.Served{}, err
 	}
 	return resp, served(shard, node, kv.Linearizable, resp), nil
@@ -158,7 +158,7 @@ func (r *Router) staleAnswer(d *kvpb.ShardDescriptor, resp *kvpb.ReadResponse, e
 		return true, nil
 	case resp.Status == kvpb.Status_STATUS_WRONG_SHARD && resp.Descriptor_.GetGeneration() > d.Generation,
 		resp.Status == kvpb.Status_STATUS_VERSION_TOO_OLD:
-		return true, r.readRefusal(kv.ShardID(d.Shard), resp)
+		return true, r.readRefusal(kv.ShardID(d.Shard), 0, resp)
 	}
 	return false, nil
 }
@@ -183,19 +183,49 @@ func (r *Router) readStaleHere(shard kv.ShardID, req *kvpb.ReadRequest, maxStale
 
 // readRefusal gives the error of an answer that is not STATUS_OK, and learns
 // from both kinds.
-func (r *Router) readRefusal(shard kv.ShardID, resp *kvpb.ReadResponse) error {
+func (r *Router) readRefusal(shard kv.ShardID, node kv.NodeID, resp *kvpb.ReadResponse) error {
 	r.observe(resp.NowMs)
 	if resp.Status == kvpb.Status_STATUS_OK {
 		return nil
 	}
 	if resp.Status == kvpb.Status_STATUS_WRONG_SHARD {
-		r.learn(resp.Descriptor_)
+		r.learn(resp.Descriptor_, resp.Sibling, node)
 	}
 	return statusError(OpRead, shard, resp.Status, resp.Detail)
 }
 
 func served(shard kv.ShardID, node kv.NodeID, c kv.Consistency, resp *kvpb.ReadResponse) kv.Served {
 	return kv.Served{Shard: shard, Node: node, Consistency: c, LastVersion: kv.Version(resp.GetLastVersion()), NowMs: resp.GetNowMs()}
+}
+
+// seekAbsorber asks the left neighbour of a shard that is frozen or gone what it
+// owns, in case that it has absorbed the shard: it knows before the map does. Any
+// replica will do, for what a shard says of itself is true from then on; silence is
+// no harm.
+func (r *Router) seekAbsorber(ctx context.Context, gone *kvpb.ShardDescriptor) {
+	if gone == nil || len(gone.Start) == 0 {
+		return
+	}
+	before := r.shards.Overlapping(nil, gone.Start)
+	if len(before) == 0 || before[len(before)-1].Shard == gone.Shard {
+		return
+	}
+	left := before[len(before)-1]
+	if resp, err := r.local.Read(kv.ShardID(left.Shard), &kvpb.ReadRequest{}); err == nil {
+		r.learn(resp.Descriptor_, nil, 0)
+		return
+	}
+	for n, from := len(left.Replicas), int(r.turn.Add(1)); n > 0; n-- {
+		node := kv.NodeID(left.Replicas[(from+n)%len(left.Replicas)].Node)
+		if node == r.self {
+			continue
+		}
+		msg := &routerpb.ForwardRead{Shard: left.Shard, Request: &kvpb.ReadRequest{}}
+		if resp, err := r.forwardRead(ctx, node, msg, r.timing.LastAttempt); err == nil {
+			r.learn(resp.Descriptor_, nil, 0)
+			return
+		}
+	}
 }
 
 // checkRead refuses options that mean nothing.

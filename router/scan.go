@@ -58,12 +58,22 @@ func (r *Router) scanShard(ctx context.Context, w *walk) error {
 				return nil
 			}
 			if kv.CodeOf(err) == kv.CodeWrongShard && resp != nil {
-				r.learn(resp.Descriptor_)
+				r.learn(resp.Descriptor_, resp.Sibling, served.Node)
+				r.askBeyond(ctx, &a, d, resp.Descriptor_)
 			}
 		}
 		if err := a.again(ctx, err); err != nil {
 			return err
 		}
+	}
+}
+
+// askBeyond learns from a shard that turned out to end before it was thought to
+// who has the keys from there on: that is in the refusal of a get, not of a scan.
+func (r *Router) askBeyond(ctx context.Context, a *attempts, asked, owned *kvpb.ShardDescriptor) {
+	if end := owned.GetEnd(); len(end) > 0 && (len(asked.End) == 0 || bytes.Compare(end, asked.End) < 0) {
+		// Whatever comes of it, the scan goes by the map.
+		_, _, _ = r.readLeader(ctx, a, asked, &kvpb.ReadRequest{Gets: [][]byte{end}}, kv.ReadOptions{})
 	}
 }
 
@@ -91,7 +101,7 @@ func reaches(d *kvpb.ShardDescriptor, end []byte) bool {
 }
 
 // walk is a page in the making: [lo, hi) is what was not looked at yet, and
-// shrinks from its lower end forwards, from its upper end backwards (invariant 6).
+// shrinks from its lower end forwards, from its upper end backwards (invariant 7).
 type walk struct {
 	req        kv.ScanRequest
 	lo, hi     []byte // an empty hi has no bound

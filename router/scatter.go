@@ -3,27 +3,20 @@ package router
 import (
 	"sync"
 	"sync/atomic"
-
-	"github.com/quorate-db/quorate/kv"
 )
 
-// group sorts indices by the shard that shardOf finds, in order of first
-// appearance and without changing the order within a shard, at most most to a
-// group. Those of unknown shards are together; they are located again when
-// their turn comes.
-func (r *Router) group(indices []int, most int, shardOf func(int) (kv.ShardID, bool)) [][]int {
+// group sorts 0 to n-1 by where they belong, in order of first appearance and
+// without changing the order within a place, at most most to a group.
+func group[P comparable](n, most int, placeOf func(int) P) [][]int {
 	var groups [][]int
-	open := map[kv.ShardID]int{} // the group that takes more of a shard
-	for _, i := range indices {
-		shard, ok := shardOf(i)
-		if !ok {
-			shard = 0
-		}
-		g, found := open[shard]
+	open := map[P]int{} // the group that takes more of a place
+	for i := range n {
+		place := placeOf(i)
+		g, found := open[place]
 		if !found || len(groups[g]) >= most {
 			g = len(groups)
 			groups = append(groups, nil)
-			open[shard] = g
+			open[place] = g
 		}
 		groups[g] = append(groups[g], i)
 	}

@@ -1,6 +1,8 @@
 package router
 
 import (
+	"errors"
+
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
 )
@@ -32,7 +34,8 @@ var meanings = [...]meaning{
 	kvpb.Status_STATUS_NOT_READY:        {kv.CodeUnavailable, kv.OutcomeNotApplied, false},
 	// One replica's damage does not tell what the others applied.
 	kvpb.Status_STATUS_CORRUPT: {kv.CodeCorrupt, kv.OutcomeUnknown, false},
-	kvpb.Status_STATUS_FROZEN:  {kv.CodeUnavailable, kv.OutcomeNotApplied, false},
+	// It is about to be merged, and soon another shard answers, or the same again.
+	kvpb.Status_STATUS_FROZEN: {kv.CodeUnavailable, kv.OutcomeNotApplied, false},
 }
 
 func meaningOf(s kvpb.Status) meaning {
@@ -42,6 +45,9 @@ func meaningOf(s kvpb.Status) meaning {
 	}
 	return meanings[s]
 }
+
+// errFrozen marks the error of a shard that is about to be merged.
+var errFrozen = errors.New("the shard is frozen")
 
 // statusError gives the error of a shard's answer, nil for STATUS_OK.
 func statusError(op Op, shard kv.ShardID, s kvpb.Status, detail string) *kv.Error {
@@ -53,6 +59,9 @@ func statusError(op Op, shard kv.ShardID, s kvpb.Status, detail string) *kv.Erro
 		detail = "shard " + shard.String() + " answered " + s.String()
 	}
 	e := &kv.Error{Code: m.code, Outcome: m.outcome, Detail: detail, Shard: shard}
+	if s == kvpb.Status_STATUS_FROZEN {
+		e.Cause = errFrozen
+	}
 	if op == OpRead {
 		e.Outcome = kv.OutcomeNone
 		if m.code == kv.CodeOutcomeUnknown {

@@ -8,7 +8,9 @@ import (
 )
 
 // Txn applies one transaction, whose keys must lie in one shard, exactly once
-// within the window of request ids. With a nil id it makes one, so that its own
+// within the window of request ids. It is for the shard of its first key to say that
+// the keys lie in several: only there is it known whether it was applied before they
+// did. With a nil id it makes one, so that its own
 // attempts are safe. A false guard is no error: the result says
 // STATUS_CONDITION_FAILED. It blocks until the answer or ctx's deadline.
 //
@@ -22,14 +24,14 @@ func (r *Router) Txn(ctx context.Context, txn *kvpb.Txn, id *kvpb.RequestID) (kv
 		return kv.Written{}, err
 	}
 	own, minted := r.identify(id)
-	c, err := newCommand([]*kvpb.Txn{txn}, own, minted, false)
+	c, err := newCommand([]*kvpb.Txn{txn}, own, minted, nil)
 	if err != nil {
 		return kv.Written{}, err
 	}
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	a := attempts{r: r, op: OpWrite}
-	result, served, err := r.apply(ctx, &a, c, func() (*kvpb.ShardDescriptor, error) { return r.locateTxn(txn) })
+	result, served, err := r.apply(ctx, &a, c, func() (*kvpb.ShardDescriptor, error) { return r.locate(firstKey(txn), kv.OutcomeNotApplied) })
 	if err != nil {
 		return kv.Written{}, err
 	}
@@ -87,12 +89,12 @@ func checkOp(op *kvpb.Op) error {
 	return nil
 }
 
-// locateTxn gives the one shard that owns all keys of the transaction.
-func (r *Router) locateTxn(txn *kvpb.Txn) (*kvpb.ShardDescriptor, error) {
-	var d *kvpb.ShardDescriptor
+// eachRange calls fn with what a transaction names, until it returns false: a key,
+// or with an end the keys from it on.
+func eachRange(txn *kvpb.Txn, fn func(key, end []byte) bool) {
 	for _, g := range txn.Guards {
-		if err := r.sameShard(&d, g.Key, nil); err != nil {
-			return nil, err
+		if !fn(g.Key, nil) {
+			return
 		}
 	}
 	for _, ops := range [2][]*kvpb.Op{txn.Then, txn.Otherwise} {
@@ -101,26 +103,38 @@ func (r *Router) locateTxn(txn *kvpb.Txn) (*kvpb.ShardDescriptor, error) {
 			if op.Kind == kvpb.OpKind_OP_DELETE_RANGE {
 				end = op.EndKey
 			}
-			if err := r.sameShard(&d, op.Key, end); err != nil {
-				return nil, err
+			if !fn(op.Key, end) {
+				return
 			}
 		}
 	}
-	return d, nil
 }
 
-// sameShard looks up the shard of the first key into *d and holds every other
-// one against it. A nil end means the key alone.
-func (r *Router) sameShard(d **kvpb.ShardDescriptor, key, end []byte) error {
-	if *d == nil {
-		found, err := r.locate(key, kv.OutcomeNotApplied)
-		if err != nil {
-			return err
-		}
-		*d = found
-	}
-	if end == nil && owns(*d, key) || end != nil && ownsRange(*d, key, end) {
-		return nil
-	}
-	return errScattered
+// firstKey gives the key by which a transaction is routed. All attempts name it.
+func firstKey(txn *kvpb.Txn) (first []byte) {
+	eachRange(txn, func(key, _ []byte) bool {
+		first = key
+		return false
+	})
+	return first
+}
+
+// spreads reports whether a transaction names more keys than one.
+func spreads(txn *kvpb.Txn) (more bool) {
+	first := firstKey(txn)
+	eachRange(txn, func(key, end []byte) bool {
+		more = end != nil || string(key) != string(first)
+		return !more
+	})
+	return more
+}
+
+// ownsTxn reports whether all that a transaction names lies in the descriptor's
+// range.
+func ownsTxn(d *kvpb.ShardDescriptor, txn *kvpb.Txn) (all bool) {
+	eachRange(txn, func(key, end []byte) bool {
+		all = end == nil && owns(d, key) || end != nil && ownsRange(d, key, end)
+		return all
+	})
+	return all
 }

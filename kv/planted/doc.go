@@ -18,7 +18,7 @@ const (
 	// ReadWithoutQuorum: a leader answers reads without asking anybody (R7).
 	ReadWithoutQuorum
 	// LocalReads: whichever node is asked answers a linearizable read from its own
-	// replica (router invariant 5).
+	// replica (router invariant 6).
 	LocalReads
 	// AckBeforeSync: the Raft log says that entries are on disk before they are.
 	AckBeforeSync
