@@ -20,10 +20,10 @@ import (
 )
 
 // Options describe a cluster. Ports count up from the first: node i (from 1)
-// has HTTPPort+i-1 and PeerPort+i-1.
+// has HTTPPort+i-1 and PeerPort+i-1; who adds nodes leaves room between them.
 type Options struct {
 	Binary            string // the quorate binary
-	Nodes             int
+	Nodes             int    // that found the cluster; Add adds more
 	HTTPPort          int
 	PeerPort          int
 	DataDir           string // one folder per node below it
@@ -38,7 +38,8 @@ type Cluster struct {
 	opts Options
 
 	mu    sync.Mutex
-	nodes []*process // index i-1
+	nodes []*process // newest life of each node, nil if it never ran; index i-1
+	extra [][]string // arguments of each node alone; index i-1
 }
 
 // process is one life of one node.
@@ -52,7 +53,24 @@ type process struct {
 
 // New describes a cluster and starts nothing.
 func New(opts Options) *Cluster {
-	return &Cluster{opts: opts, nodes: make([]*process, opts.Nodes)}
+	return &Cluster{opts: opts, nodes: make([]*process, opts.Nodes), extra: make([][]string, opts.Nodes)}
+}
+
+// Add describes one more node, which joins by the addresses of the founders, and
+// gives its number. It starts nothing. extra is appended to its command line.
+func (c *Cluster) Add(extra ...string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodes = append(c.nodes, nil)
+	c.extra = append(c.extra, extra)
+	return len(c.nodes)
+}
+
+// Count gives how many nodes are described.
+func (c *Cluster) Count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.nodes)
 }
 
 // HTTPAddress gives host:port of node i, from 1.
@@ -62,7 +80,7 @@ func (c *Cluster) HTTPAddress(i int) string {
 
 // Endpoints gives the base URLs of all nodes.
 func (c *Cluster) Endpoints() []string {
-	urls := make([]string, c.opts.Nodes)
+	urls := make([]string, c.Count())
 	for i := range urls {
 		urls[i] = "http://" + c.HTTPAddress(i+1)
 	}
@@ -99,11 +117,15 @@ func (c *Cluster) Args(i int) []string {
 	if n := len(c.opts.Zones); n > 0 {
 		args = append(args, "--zone", c.opts.Zones[(i-1)%n])
 	}
-	return append(args, c.opts.ExtraArgs...)
+	args = append(args, c.opts.ExtraArgs...)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append(args, c.extra[i-1]...)
 }
 
 // Start starts node i. It is an error if it runs already.
 func (c *Cluster) Start(i int) error {
+	args := append(c.Args(i), "--stop-with-stdin")
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if p := c.nodes[i-1]; p != nil && !p.exited() {
@@ -116,7 +138,7 @@ func (c *Cluster) Start(i int) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(c.opts.Binary, append(c.Args(i), "--stop-with-stdin")...)
+	cmd := exec.Command(c.opts.Binary, args...)
 	cmd.Stdout, cmd.Stderr = logFile, logFile
 	// A group of its own: Ctrl-C in the terminal reaches the parent only, which
 	// then stops the nodes in good order.
@@ -156,7 +178,7 @@ func (p *process) endedBy(sig syscall.Signal) bool {
 
 // StartAll starts every node that does not run.
 func (c *Cluster) StartAll() error {
-	for i := 1; i <= c.opts.Nodes; i++ {
+	for i := 1; i <= c.Count(); i++ {
 		if c.Running(i) {
 			continue
 		}
@@ -247,7 +269,7 @@ func (c *Cluster) Stop(ctx context.Context, i int) error {
 
 // StopAll stops all nodes side by side and returns when none runs.
 func (c *Cluster) StopAll(ctx context.Context) error {
-	errs := make([]error, c.opts.Nodes)
+	errs := make([]error, c.Count())
 	var wg sync.WaitGroup
 	for i := range errs {
 		wg.Go(func() { errs[i] = c.Stop(ctx, i+1) })
@@ -275,7 +297,7 @@ func (c *Cluster) Poll(ctx context.Context, interval time.Duration, ready func(c
 		if last = ready(ctx); last == nil {
 			return nil
 		}
-		for i := 1; i <= c.opts.Nodes; i++ {
+		for i := 1; i <= c.Count(); i++ {
 			if p := c.process(i); p != nil && p.exited() {
 				return fmt.Errorf("%s ended (%v); its last lines:\n%s", Name(i), p.err, c.LogTail(i, 15))
 			}

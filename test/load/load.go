@@ -23,10 +23,13 @@ import (
 // Options say how busy.
 type Options struct {
 	Endpoints []string
-	Clients   int     // half of them retry over all endpoints, half talk to one and never retry
-	Rate      float64 // operations a second of all clients together, at most
-	Timeout   time.Duration
+	Clients   int           // half of them retry over all endpoints, half talk to one and never retry
+	Rate      float64       // operations a second of all clients together, at most
+	Timeout   time.Duration // 0 = the client's default
 	Seed      uint64
+	// Strict is for what no client may notice: all of them retry over all endpoints,
+	// and any error is one that no client should get.
+	Strict bool
 }
 
 // Keys come in epochs of operations, so that a key's history stays short enough to
@@ -69,7 +72,7 @@ func Start(t testing.TB, opts Options, h *history.Recorder) *Load {
 	l := &Load{opts: opts, history: h, limiter: rate.NewLimiter(rate.Limit(opts.Rate), opts.Clients), cancel: cancel}
 	for id := range opts.Clients {
 		cfg := client.Config{Endpoints: opts.Endpoints, Timeout: opts.Timeout, RouteToLeader: id%4 == 0}
-		if id%2 == 1 {
+		if id%2 == 1 && !opts.Strict {
 			cfg.Endpoints = []string{opts.Endpoints[id/2%len(opts.Endpoints)]}
 			cfg.Retry.Attempts = 1
 		}
@@ -222,6 +225,9 @@ func (w *worker) begin(kind history.Kind, key string) history.Op {
 // end records how an operation went.
 func (w *worker) end(op history.Op, err error) {
 	op.Return = w.load.history.Now()
+	if w.load.opts.Strict && err != nil && !client.IsConditionFailed(err) {
+		w.load.fail(&op, fmt.Errorf("%s after the call: %w", time.Duration(op.Return-op.Call).Round(time.Millisecond), err))
+	}
 	switch {
 	case err == nil:
 	case op.Kind == history.Swap && client.IsConditionFailed(err):
@@ -341,6 +347,9 @@ func (w *worker) putPair(key string) {
 func (w *worker) getPair(key string) {
 	op := w.begin(history.Get, key)
 	res, err := w.client.Txn(context.Background(), client.Txn{Then: []client.Op{client.GetOp(key), client.GetOp(key + "/twin")}})
+	if w.load.opts.Strict && err != nil {
+		w.load.fail(&op, err)
+	}
 	switch {
 	case client.IsUnavailable(err):
 		w.load.countRefusal(err)

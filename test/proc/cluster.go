@@ -21,7 +21,9 @@ type Shape struct {
 	Nodes             int
 	Shards            int
 	ReplicationFactor int
+	Spare             int // nodes that may be added later
 	DataDir           string
+	Zones             []string // of node i: Zones[(i-1) % len]; empty = none
 	Args              []string // for every node
 }
 
@@ -29,8 +31,9 @@ type Shape struct {
 type Cluster struct {
 	*localcluster.Cluster
 
-	Size    int
+	Size    int // nodes there have been so far
 	DataDir string
+	room    int // nodes that there are ports for
 	admin   *client.Client
 
 	mu      sync.Mutex
@@ -53,13 +56,14 @@ func Describe(t testing.TB, binary string, s Shape) *Cluster {
 	if s.DataDir == "" {
 		s.DataDir = t.TempDir()
 	}
-	first := FreePorts(t, 2*s.Nodes, 0)
+	room := s.Nodes + s.Spare
+	first := FreePorts(t, 2*room, 0)
 	c := &Cluster{
 		Cluster: localcluster.New(localcluster.Options{
-			Binary: binary, Nodes: s.Nodes, HTTPPort: first, PeerPort: first + s.Nodes, DataDir: s.DataDir,
-			Shards: s.Shards, ReplicationFactor: s.ReplicationFactor, ExtraArgs: s.Args,
+			Binary: binary, Nodes: s.Nodes, HTTPPort: first, PeerPort: first + room, DataDir: s.DataDir,
+			Shards: s.Shards, ReplicationFactor: s.ReplicationFactor, Zones: s.Zones, ExtraArgs: s.Args,
 		}),
-		Size: s.Nodes, DataDir: s.DataDir, stopped: map[int]int{},
+		Size: s.Nodes, room: room, DataDir: s.DataDir, stopped: map[int]int{},
 	}
 	c.admin = c.Client(t, client.Config{})
 	t.Cleanup(func() { c.end(t) })
@@ -76,6 +80,23 @@ func Start(t testing.TB, binary string, s Shape) *Cluster {
 	c.WaitReady(t)
 	return c
 }
+
+// AddNode starts one more node, which finds the cluster by the founders' addresses,
+// and gives its number. It does not wait until the node has joined.
+func (c *Cluster) AddNode(t testing.TB, extra ...string) int {
+	t.Helper()
+	if c.Size == c.room {
+		t.Fatalf("a node too many: Shape.Spare left room for %d", c.room)
+	}
+	c.Size = c.Add(extra...)
+	if err := c.Cluster.Start(c.Size); err != nil {
+		t.Fatal(err)
+	}
+	return c.Size
+}
+
+// Admin gives a client of the founders.
+func (c *Cluster) Admin() *client.Client { return c.admin }
 
 // logTailLines is how much is shown of each node's log when a test fails.
 const logTailLines = 15
