@@ -176,7 +176,7 @@ func TestAdminRoutes(t *testing.T) {
 		{"GET /v1/operations/12", 200, "operation 12", fmt.Sprintf(operationText, "move")},
 		{"DELETE /v1/operations/12", 200, "cancel 12", fmt.Sprintf(operationText, "move")},
 		{"GET /v1/events", 200, "events 0 100", `{"events":[],"next":0}`},
-		{"GET /v1/config", 200, "config", `{"revision":7,"replication_factor":3,"dead_grace":"5m","split_bytes":268435456,"split_load":0,"merge_bytes":16777216,"auto_balance":true,"leader_zone":"","snapshot_rate":67108864,"moves_per_node":2,"moves_per_cluster":8}`},
+		{"GET /v1/config", 200, "config", `{"revision":7,"replication_factor":3,"dead_grace":"5m","split_bytes":268435456,"split_load":5000,"merge_bytes":16777216,"auto_balance":true,"leader_zone":"","snapshot_rate":67108864,"moves_per_node":2,"moves_per_cluster":8}`},
 	} {
 		method, target, _ := strings.Cut(c.line, " ")
 		got := r.want(r.do(method, target, ""), c.status)

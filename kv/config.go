@@ -7,13 +7,22 @@ import (
 	"time"
 )
 
+// MergeShare: what has merged is at most one such part of what would split, so that
+// no shard is split and merged in turns.
+const MergeShare = 4
+
 // DefaultClusterConfig gives the settings of a cluster whose founder was told
 // nothing else.
+//
+// SplitLoad is about a quarter of what one shard serves on a small machine. It is only
+// half of the condition: such a shard must also take more than an even share of the
+// cluster's load, or a split would move nothing.
 func DefaultClusterConfig() ClusterConfig {
 	return ClusterConfig{
 		ReplicationFactor: 3,
 		DeadGrace:         5 * time.Minute,
 		SplitBytes:        256 << 20,
+		SplitLoad:         5000,
 		MergeBytes:        16 << 20,
 		AutoBalance:       true,
 		SnapshotRate:      64 << 20,
@@ -43,8 +52,8 @@ func (c *ClusterConfig) Validate() error {
 	}
 	if n := c.MergeBytes; n < 0 {
 		bad("merge_bytes", n, "bytes, or 0 (never)")
-	} else if c.SplitBytes > 0 && n > c.SplitBytes/2 {
-		bad("merge_bytes", n, fmt.Sprintf("at most half of split_bytes (%d), or what merges would split again", c.SplitBytes))
+	} else if c.SplitBytes > 0 && n > c.SplitBytes/MergeShare {
+		bad("merge_bytes", n, fmt.Sprintf("at most a quarter of split_bytes, %d, or shards would merge and split in turns", c.SplitBytes/MergeShare))
 	}
 	if len(c.LeaderZone) > ZoneBytesMax {
 		bad("leader_zone", c.LeaderZone[:ZoneBytesMax], fmt.Sprintf("at most %d bytes", ZoneBytesMax))
@@ -52,11 +61,11 @@ func (c *ClusterConfig) Validate() error {
 	if n := c.SnapshotRate; n != 0 && n < SnapshotRateMin {
 		bad("snapshot_rate", n, fmt.Sprintf("0 (unlimited) or at least %d bytes a second", SnapshotRateMin))
 	}
-	if n := c.MovesPerNode; n < 1 || n > MovesMax {
-		bad("moves_per_node", n, fmt.Sprintf("1 to %d", MovesMax))
+	if n := c.MovesPerNode; n < 1 || n > MovesPerNodeMax {
+		bad("moves_per_node", n, fmt.Sprintf("1 to %d", MovesPerNodeMax))
 	}
-	if n := c.MovesPerCluster; n < 1 || n > MovesMax {
-		bad("moves_per_cluster", n, fmt.Sprintf("1 to %d", MovesMax))
+	if n := c.MovesPerCluster; n < 1 || n > MovesPerClusterMax {
+		bad("moves_per_cluster", n, fmt.Sprintf("1 to %d", MovesPerClusterMax))
 	}
 	return errors.Join(errs...)
 }

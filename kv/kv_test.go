@@ -165,11 +165,11 @@ func TestClusterConfigIsValidated(t *testing.T) {
 		"dead_grace":         func(c *ClusterConfig) { c.DeadGrace = time.Millisecond },
 		"split_bytes":        func(c *ClusterConfig) { c.SplitBytes, c.MergeBytes = 1, 0 },
 		"split_load":         func(c *ClusterConfig) { c.SplitLoad = math.NaN() },
-		"merge_bytes":        func(c *ClusterConfig) { c.MergeBytes = c.SplitBytes },
+		"merge_bytes":        func(c *ClusterConfig) { c.MergeBytes = c.SplitBytes/MergeShare + 1 },
 		"leader_zone":        func(c *ClusterConfig) { c.LeaderZone = strings.Repeat("z", ZoneBytesMax+1) },
 		"snapshot_rate":      func(c *ClusterConfig) { c.SnapshotRate = -1 },
 		"moves_per_node":     func(c *ClusterConfig) { c.MovesPerNode = 0 },
-		"moves_per_cluster":  func(c *ClusterConfig) { c.MovesPerCluster = MovesMax + 1 },
+		"moves_per_cluster":  func(c *ClusterConfig) { c.MovesPerCluster = MovesPerClusterMax + 1 },
 	} {
 		c := DefaultClusterConfig()
 		change(&c)

@@ -83,10 +83,11 @@ const (
 	// The settings of a cluster (ClusterConfig). Zones are named in them and by nodes.
 	ReplicationFactorMax = 7
 	DeadGraceMin         = time.Second
-	DeadGraceMax         = 30 * 24 * time.Hour
-	SplitBytesMin        = 64 << 10
-	SnapshotRateMin      = 64 << 10
-	MovesMax             = 1000
+	DeadGraceMax         = 24 * time.Hour
+	SplitBytesMin        = 64 << 10 // below it a shard would be little but its own bookkeeping
+	SnapshotRateMin      = 64 << 10 // slower, and large snapshots would never end
+	MovesPerNodeMax      = 64
+	MovesPerClusterMax   = 1024
 	ZoneBytesMax         = 255
 
 	// EventsMax bounds one answer of GET /v1/events.

@@ -17,7 +17,7 @@ const (
 	operationsRunning = 1000
 	eventsKept        = 1000
 	retiredKept       = 4096
-	movesMax          = movesPerClusterMax + 1024 // also those that are ordered by hand
+	movesMax          = kv.MovesPerClusterMax + 1024 // also those that are ordered by hand
 	splitsMax         = 1024
 	mergesMax         = 64
 )
