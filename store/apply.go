@@ -1,6 +1,7 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -31,7 +32,7 @@ type applier struct {
 	requests map[requestID]*request // ids that were remembered in this call
 	txn      overlay                // of the transaction that is being evaluated
 
-	unused []uint64 // spaces that the state referred to and does not any more
+	shape shapeRun // what the run does to ranges
 
 	arena      arena  // contents of records, until the call ends
 	kbuf, vbuf []byte // scratch of one engine call
@@ -41,49 +42,118 @@ type applier struct {
 // whose stamp is not acceptable (S2) are answered as rejected and move nothing
 // but the applied index. After an error the replica applies nothing any more.
 func (r *Replica) Apply(entries []kv.Entry) ([]kv.EntryResult, error) {
+	results, events, err := r.apply(entries)
+	if r.db.onShape != nil {
+		for _, e := range events {
+			r.db.onShape(e)
+		}
+	}
+	return results, err
+}
+
+func (r *Replica) apply(entries []kv.Entry) (results []kv.EntryResult, events []ShapeEvent, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.failed != nil {
-		return nil, asError(kv.OutcomeUnknown, "apply", r.failed)
+		return nil, nil, asError(kv.OutcomeUnknown, "apply", r.failed)
 	}
-	if err := r.db.enter(); err != nil {
-		return nil, asError(kv.OutcomeUnknown, "apply", err)
-	}
-	defer r.db.leave()
-	results, err := r.applyLocked(entries)
-	if err != nil {
-		r.failed = err
-		r.log.Error("apply failed, the replica stops", "error", err)
-		return nil, asError(kv.OutcomeUnknown, "apply", err)
-	}
-	return results, nil
-}
-
-func (r *Replica) applyLocked(entries []kv.Entry) (results []kv.EntryResult, err error) {
 	results = make([]kv.EntryResult, len(entries))
 	commands, needIndex := decodeCommands(entries)
-	a := &r.applier
-	if err := a.begin(r.db.eng, r.current.Load(), needIndex); err != nil {
+	for from := 0; from < len(entries); {
+		to := from + runLength(commands[from:])
+		run := applyRun{entries: entries[from:to], commands: commands[from:to], results: results[from:to], indexed: needIndex}
+		more, err := r.applyLocked(run)
+		events = append(events, more...)
+		if err != nil {
+			if !errors.Is(err, ErrClosed) {
+				r.failed = err
+				r.log.Error("apply failed, the replica stops", "error", err)
+			}
+			return nil, events, asError(kv.OutcomeUnknown, "apply", err)
+		}
+		from = to
+	}
+	return results, events, nil
+}
+
+// applyRun is a run of entries that are applied in one batch. Only the last one may
+// change the shard's range.
+type applyRun struct {
+	entries  []kv.Entry
+	commands [][]decodedCommand
+	results  []kv.EntryResult
+	indexed  bool
+}
+
+// runLength gives the length of the run that the entries begin with.
+func runLength(commands [][]decodedCommand) int {
+	for i := range commands {
+		if shapeCommand(commands[i]) != nil {
+			return i + 1
+		}
+	}
+	return len(commands)
+}
+
+// shapeCommand gives the first change of a range among an entry's commands, nil if
+// there is none.
+func shapeCommand(commands []decodedCommand) *kvpb.Command {
+	for _, c := range commands {
+		if c.bad == "" && isShape(c.cmd.Kind) {
+			return c.cmd
+		}
+	}
+	return nil
+}
+
+// applyLocked applies a run. The neighbour that it may absorb is locked before the
+// engine is entered, by the order of locks.
+func (r *Replica) applyLocked(run applyRun) (events []ShapeEvent, err error) {
+	for {
+		right := r.lockRight(shapeCommand(run.commands[len(run.commands)-1]))
+		events, err = r.applyInside(run, right)
+		if right != nil {
+			right.mu.Unlock()
+		}
+		if !errors.Is(err, errRightOpened) {
+			return events, err
+		}
+	}
+}
+
+func (r *Replica) applyInside(run applyRun, right *Replica) ([]ShapeEvent, error) {
+	if err := r.db.enter(); err != nil {
 		return nil, err
 	}
+	defer r.db.leave()
+	return r.applyOnce(run, right)
+}
+
+func (r *Replica) applyOnce(run applyRun, right *Replica) (events []ShapeEvent, err error) {
+	a := &r.applier
+	if err := a.begin(r.db.eng, r.current.Load(), run.indexed); err != nil {
+		return nil, err
+	}
+	a.shape = shapeRun{db: r.db, right: right}
 	defer func() {
 		if cerr := a.end(); err == nil {
 			err = cerr
 		}
 	}()
 	moved := false
-	for i := range entries {
-		e := &entries[i]
+	for i := range run.entries {
+		e := &run.entries[i]
 		if e.Index <= a.st.applied.Index {
 			continue
 		}
-		if results[i], err = a.entry(e, commands[i]); err != nil {
+		if run.results[i], err = a.entry(e, run.commands[i]); err != nil {
+			a.abandon()
 			return nil, fmt.Errorf("entry %d: %w", e.Index, err)
 		}
 		moved = true
 	}
 	if !moved {
-		return results, nil
+		return nil, nil
 	}
 	key := stateKey(r.shard)
 	a.vbuf = sealedState(a.vbuf, key, &a.st)
@@ -91,15 +161,9 @@ func (r *Replica) applyLocked(entries []kv.Entry) (results []kv.EntryResult, err
 		a.batch.Set(key, a.vbuf)
 	}
 	st := a.st
-	if err := r.publish(a.batch, &st); err != nil {
-		return nil, err
-	}
-	if len(a.unused) > 0 {
-		if err := r.db.removeUnused(placement{homes: unusedHomes(a.unused)}); err != nil {
-			r.log.Warn("spaces that are not used any more stay until the next start", "error", err)
-		}
-	}
-	return results, nil
+	err = r.publish(a.batch, &st)
+	r.settleShape(&a.shape, &st, err)
+	return a.shape.events, err
 }
 
 // decodedCommand is a command, or why it is none.
@@ -161,11 +225,13 @@ func (a *applier) end() error {
 	}
 	clear(a.used)
 	a.used = a.used[:0]
-	if len(a.heads) > headsKept {
+	if len(a.heads) > headsKept || a.shape.changed {
 		a.heads = nil
 	}
+	if a.shape.absorbed != 0 {
+		a.known.attached = false
+	}
 	clear(a.requests)
-	a.unused = a.unused[:0]
 	a.known.forget(a.st.floors.requestFrom)
 	a.txn.reset()
 	a.arena.reset()
@@ -174,13 +240,27 @@ func (a *applier) end() error {
 	}
 	err := a.batch.Close()
 	a.batch = nil
-	if a.it != nil {
-		if cerr := a.it.Close(); err == nil {
-			err = cerr
-		}
-		a.it = nil
+	return errors.Join(err, a.closeIter())
+}
+
+// closeIter closes the iterator over the engine: what it shows is not enough any
+// more.
+func (a *applier) closeIter() error {
+	if a.it == nil {
+		return nil
 	}
+	err := a.it.Close()
+	a.it = nil
 	return err
+}
+
+// abandon forgets what a run that is not committed has made of the kept heads.
+func (a *applier) abandon() {
+	a.heads = nil
+	if a.shape.locked {
+		a.shape.db.mu.Unlock()
+		a.shape.locked = false
+	}
 }
 
 // entry applies one entry whose index is above the applied one.
@@ -207,6 +287,7 @@ func (a *applier) entry(e *kv.Entry, commands []decodedCommand) (kv.EntryResult,
 	st.applied.NowMs = max(st.applied.NowMs, e.Stamp.NowMs)
 	out := kv.EntryResult{Results: make([][]byte, len(commands))}
 	version := e.Stamp.Version
+	a.shape.seen = false
 	for i, c := range commands {
 		encoded, err := a.command(c, version)
 		if err != nil {
@@ -255,12 +336,20 @@ func (a *applier) command(c decodedCommand, version kv.Version) ([]byte, error) 
 	if c.bad != "" {
 		return encodeResult(&kvpb.Result{Status: kvpb.Status_STATUS_BAD_COMMAND, Detail: c.bad})
 	}
+	if version <= a.st.applied.LastVersion && a.shape.absorbed != 0 {
+		// An ABSORB before it in the entry has brought later versions (S2).
+		return encodeResult(&kvpb.Result{Status: kvpb.Status_STATUS_REJECTED, Detail: "its version is not above the shard's last one"})
+	}
+	if isShape(c.cmd.Kind) {
+		res, err := a.changeShape(c.cmd)
+		return encodeOr(res, err)
+	}
+	if a.st.frozen.index != 0 {
+		return encodeResult(&kvpb.Result{Status: kvpb.Status_STATUS_FROZEN, Detail: frozenDetail})
+	}
 	if c.cmd.Kind == kvpb.CommandKind_COMMAND_SWEEP {
 		res, err := a.sweep(c.cmd.Sweep, version)
-		if err != nil {
-			return nil, err
-		}
-		return encodeResult(res)
+		return encodeOr(res, err)
 	}
 	if len(c.cmd.Ordinals) > 0 {
 		return a.part(c.cmd, version)
@@ -290,9 +379,16 @@ func (a *applier) command(c decodedCommand, version kv.Version) ([]byte, error) 
 
 // wrongShard answers a command that names what the shard does not own.
 func (a *applier) wrongShard() *kvpb.Result {
-	return &kvpb.Result{Status: kvpb.Status_STATUS_WRONG_SHARD, Descriptor_: a.st.desc}
+	return &kvpb.Result{Status: kvpb.Status_STATUS_WRONG_SHARD, Descriptor_: a.st.desc, Sibling: a.st.sibling}
 }
 
 func encodeResult(res *kvpb.Result) ([]byte, error) {
 	return proto.MarshalOptions{Deterministic: true}.Marshal(res)
+}
+
+func encodeOr(res *kvpb.Result, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	return encodeResult(res)
 }

@@ -17,6 +17,9 @@ func checkCommand(c *kvpb.Command, versions uint32) (bad string, walks bool) {
 	case kvpb.CommandKind_COMMAND_SWEEP:
 		return checkSweep(c, versions), true
 	default:
+		if isShape(c.Kind) {
+			return checkShape(c, versions), false
+		}
 		return fmt.Sprintf("command kind %d is not known", c.Kind), false
 	}
 }
@@ -48,8 +51,8 @@ func checkWrite(c *kvpb.Command, versions uint32) (bad string, walks bool) {
 	if uint64(len(c.Txns)) > uint64(versions) {
 		return fmt.Sprintf("%d transactions need as many versions, not %d", len(c.Txns), versions), false
 	}
-	if c.Sweep != nil {
-		return "a write has no sweep arguments", false
+	if c.Sweep != nil || c.Shape != nil {
+		return "a write has no arguments of a sweep or a change of range", false
 	}
 	if c.Request != nil && c.Request.IssuedMs < 0 {
 		return "a request id's time may not be negative", false

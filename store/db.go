@@ -25,6 +25,14 @@ type Options struct {
 	MemtableBytes uint64
 	// OnFatal is called when the engine cannot go on; it should end the process.
 	OnFatal func(error)
+	// Node is this node: a split makes a replica here only of a child that has one on
+	// it. Hosted reports whether a replica, or a later incarnation of it, is or was on
+	// this node; nil = never.
+	Node   kv.NodeID
+	Hosted func(kv.ServerID) bool
+	// OnShape is told what entries have done to ranges, after the commit, by the
+	// goroutine that applied them. It must not block. Optional.
+	OnShape func(ShapeEvent)
 }
 
 // DB is a node's database: one engine under all its data replicas.
@@ -32,6 +40,10 @@ type DB struct {
 	eng    engine.Engine
 	spaces *spaceIDs
 	log    *slog.Logger
+
+	node    kv.NodeID
+	hosted  func(kv.ServerID) bool
+	onShape func(ShapeEvent)
 
 	// life is held by whatever opens, drops or closes. Lock order: life, Replica.mu (a
 	// shard's before that of its right neighbour), gate, mu.
@@ -50,8 +62,14 @@ type DB struct {
 	replicas map[kv.ShardID]*Replica // guarded by mu; those that are open
 }
 
-// ErrClosed is returned by calls on a closed DB or a dropped replica.
-var ErrClosed = errors.New("store: closed")
+var (
+	// ErrClosed is returned by calls on a closed DB or a dropped replica.
+	ErrClosed = errors.New("store: closed")
+	// ErrAbsorbed is returned for a replica that its left neighbour has absorbed.
+	ErrAbsorbed = errors.New("store: absorbed by the left neighbour")
+	// ErrNoReplica: the database holds no replica of the shard.
+	ErrNoReplica = errors.New("store: no such replica")
+)
 
 // Open opens the database in o.Dir and removes what an interrupted restore or
 // drop left behind.
@@ -75,7 +93,10 @@ func Open(o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{eng: eng, log: o.Logger, replicas: map[kv.ShardID]*Replica{}}
+	db := &DB{
+		eng: eng, log: o.Logger, replicas: map[kv.ShardID]*Replica{},
+		node: o.Node, hosted: o.Hosted, onShape: o.OnShape,
+	}
 	if err := db.recover(o); err != nil {
 		return nil, errors.Join(err, eng.Close())
 	}
@@ -83,7 +104,7 @@ func Open(o Options) (*DB, error) {
 }
 
 // recover checks the allocator against what is there and removes spaces that no
-// replica refers to.
+// replica refers to, and records that are in no piece.
 func (db *DB) recover(o Options) error {
 	ids, found, err := openSpaceIDs(o.FS, o.FS.PathJoin(o.Dir, "space-ids"))
 	if err != nil {
@@ -108,6 +129,9 @@ func (db *DB) recover(o Options) error {
 			db.log.Info("removing a space that nothing refers to", "space", id)
 			b.DeleteRange(spacePrefix(nil, id), spacePrefix(nil, id+1))
 		}
+	}
+	if err := deleteGaps(db.eng, b, states); err != nil {
+		return errors.Join(err, b.Close())
 	}
 	return errors.Join(b.Commit(), b.Close())
 }
@@ -170,7 +194,9 @@ func (db *DB) OpenReplica(shard kv.ShardID, initial *kvpb.ShardDescriptor) (*Rep
 	}
 	st, err := readState(db.eng, shard)
 	if errors.Is(err, engine.ErrNotFound) {
-		st, err = db.createLocked(shard, initial)
+		if err = db.notAbsorbed(shard); err == nil {
+			st, err = db.createLocked(shard, initial)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("store: shard %s: %w", shard, err)
@@ -274,7 +300,21 @@ func (db *DB) Flush() error {
 		return err
 	}
 	defer db.leave()
-	return db.eng.Flush()
+	frozen := map[*Replica]uint64{}
+	db.mu.Lock()
+	for _, r := range db.replicas {
+		frozen[r] = r.current.Load().frozen.index
+	}
+	db.mu.Unlock()
+	err := db.eng.Flush()
+	if err == nil {
+		for r, index := range frozen {
+			if index != 0 {
+				r.frozenOnDisk.Store(index)
+			}
+		}
+	}
+	return err
 }
 
 // Metrics gives figures of the engine, zero after Close.

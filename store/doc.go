@@ -17,6 +17,7 @@
 //	0x02 space 'c' version key      change index: what each version changed, and what it superseded
 //	0x02 space 'd' escaped ^version  the records: every retained version of every key
 //	0x02 space 'x' expires key      keys that expire
+//	0x03 shard                      marks a replica that its left neighbour has absorbed
 //
 // A replica's range is a list of pieces, each in one space; several replicas may
 // have pieces in one. Its homes are spaces with request ids, of which it writes the

@@ -11,8 +11,9 @@ import (
 
 // The first byte of an engine key, and the table byte inside a space.
 const (
-	rootState = 0x01
-	rootSpace = 0x02
+	rootState    = 0x01
+	rootSpace    = 0x02
+	rootAbsorbed = 0x03
 
 	tableChanges  = 'c'
 	tableData     = 'd'
@@ -48,6 +49,11 @@ func splitKey(k []byte) int {
 
 func stateKey(shard kv.ShardID) []byte {
 	return binary.BigEndian.AppendUint64([]byte{rootState}, uint64(shard))
+}
+
+// absorbedKey marks a shard whose replica here was absorbed by its left neighbour.
+func absorbedKey(shard kv.ShardID) []byte {
+	return binary.BigEndian.AppendUint64([]byte{rootAbsorbed}, uint64(shard))
 }
 
 // spacePrefix appends what all keys of a space begin with.

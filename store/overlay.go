@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"slices"
 
 	"github.com/quorate-db/quorate/kv"
@@ -214,6 +215,16 @@ func (a *applier) commitTxn(v kv.Version) bool {
 	return wrote
 }
 
+// count changes the counters by what happened to a key.
+func (a *applier) count(key []byte, keys, size int64) {
+	a.st.counters.keys += keys
+	a.st.counters.bytes += size
+	if p := &a.st.prepared; p.index != 0 && bytes.Compare(key, p.key) >= 0 {
+		p.right.keys += keys
+		p.right.bytes += size
+	}
+}
+
 // write adds one changed key to the batch: the record, its place in the change
 // index, and its expiry.
 func (a *applier) write(t *touched, v kv.Version) {
@@ -221,14 +232,13 @@ func (a *applier) write(t *touched, v kv.Version) {
 	a.kbuf = dataKey(a.kbuf[:0], space, t.key, v)
 	if t.now.exists() {
 		a.setSealed(a.kbuf, t.now.content)
-		st.counters.bytes += int64(len(t.key) + t.now.valueLen)
-		st.counters.keys++
+		a.count(t.key, 1, int64(len(t.key)+t.now.valueLen))
 	} else {
 		a.vbuf = append(a.vbuf[:0], 0, 0, 0, 0, recordTombstone)
 		a.setSealed(a.kbuf, a.vbuf)
 	}
 	if t.base.exists() {
-		st.counters.keys--
+		a.count(t.key, -1, 0)
 	}
 	a.kbuf = indexKey(a.kbuf[:0], space, tableChanges, uint64(v), t.key)
 	a.vbuf = appendChange(append(a.vbuf[:0], 0, 0, 0, 0), changeEntry{

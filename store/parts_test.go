@@ -161,7 +161,7 @@ func (w *twin) part(c *kvpb.Command, v kv.Version) *kvpb.Result {
 	case q.IssuedMs < w.requestFloor:
 		return &kvpb.Result{Status: kvpb.Status_STATUS_REQUEST_TOO_OLD}
 	case !w.ownsAll(c):
-		return &kvpb.Result{Status: kvpb.Status_STATUS_WRONG_SHARD, Descriptor_: w.desc}
+		return &kvpb.Result{Status: kvpb.Status_STATUS_WRONG_SHARD, Descriptor_: w.desc, Sibling: w.shape.sibling}
 	}
 	record := &kvpb.Result{}
 	for i, t := range c.Txns {

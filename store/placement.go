@@ -189,3 +189,50 @@ func appendPlacement(dst []byte, p *placement) []byte {
 	}
 	return dst
 }
+
+// cut gives the pieces below a key and those from it on.
+func (p *placement) cut(key []byte) (left, right []piece) {
+	for _, c := range p.pieces {
+		if bytes.Compare(c.start, key) < 0 {
+			l := c
+			if len(c.end) == 0 || bytes.Compare(c.end, key) > 0 {
+				l.end = bytes.Clone(key)
+			}
+			left = append(left, l)
+		}
+		if len(c.end) == 0 || bytes.Compare(c.end, key) > 0 {
+			r := c
+			if bytes.Compare(c.start, key) < 0 {
+				r.start = bytes.Clone(key)
+			}
+			right = append(right, r)
+		}
+	}
+	return left, right
+}
+
+// join appends what the right neighbour has. Where both have the same ids, ours
+// count: its homes come after ours. A home of both counts as far as it does for
+// either.
+func (p *placement) join(right placement) {
+	pieces := slices.Clone(p.pieces)
+	for _, c := range right.pieces {
+		if last := &pieces[len(pieces)-1]; last.space == c.space {
+			last.end = c.end
+			continue
+		}
+		pieces = append(pieces, c)
+	}
+	p.pieces = pieces
+	p.bound()
+	homes := slices.Clone(p.homes)
+	for _, h := range right.homes {
+		i := slices.IndexFunc(homes, func(o home) bool { return o.space == h.space })
+		if i < 0 {
+			homes = append(homes, h)
+		} else if bytes.Compare(h.from[:], homes[i].from[:]) < 0 {
+			homes[i] = h
+		}
+	}
+	p.homes = homes
+}

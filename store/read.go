@@ -84,9 +84,15 @@ func (v view) read(req *kvpb.ReadRequest) (*kvpb.ReadResponse, error) {
 	return resp, nil
 }
 
+// frozenDetail is the detail of STATUS_FROZEN.
+const frozenDetail = "the shard is about to be merged with its left neighbour"
+
 // refuse sets the status of a request that cannot be answered and tells so.
 func (v view) refuse(req *kvpb.ReadRequest, at kv.Version, resp *kvpb.ReadResponse) bool {
 	switch {
+	case v.frozen.index != 0 && (len(req.Gets) > 0 || req.Scan != nil):
+		resp.Status = kvpb.Status_STATUS_FROZEN
+		resp.Detail = frozenDetail
 	case kv.Version(req.MinVersion) > v.applied.LastVersion:
 		resp.Status = kvpb.Status_STATUS_NOT_READY
 		resp.Detail = fmt.Sprintf("version %d is not applied yet", req.MinVersion)
@@ -103,7 +109,7 @@ func (v view) refuse(req *kvpb.ReadRequest, at kv.Version, resp *kvpb.ReadRespon
 				return true
 			}
 			if !v.owns(key) {
-				resp.Status = kvpb.Status_STATUS_WRONG_SHARD
+				resp.Status, resp.Sibling = kvpb.Status_STATUS_WRONG_SHARD, v.sibling
 				return true
 			}
 		}
@@ -214,6 +220,10 @@ func (r *Replica) Changes(after kv.Version, prefix []byte, limit int) (changes [
 }
 
 func (v view) changes(after kv.Version, prefix []byte, limit int) (out []Change, through kv.Version, err error) {
+	if v.frozen.index != 0 {
+		// Its last version goes on growing, and what is through is not the merged shard's.
+		return nil, after, kv.Errorf(kv.CodeUnavailable, kv.OutcomeNone, frozenDetail)
+	}
 	if after >= v.applied.LastVersion {
 		return nil, after, nil
 	}

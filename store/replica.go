@@ -25,6 +25,11 @@ type Replica struct {
 	current atomic.Pointer[state]
 	epoch   atomic.Uint64
 
+	// prepareView is what the split that was prepared last found, for CountRight.
+	// frozenOnDisk is the index of the freeze that is known to be durable.
+	prepareView  atomic.Pointer[image]
+	frozenOnDisk atomic.Uint64
+
 	mu      sync.Mutex // held by Apply and Restore throughout
 	applier applier    // guarded by mu; buffers that are used again
 	failed  error      // guarded by mu; why nothing can be applied any more
@@ -33,6 +38,7 @@ type Replica struct {
 func newReplica(db *DB, shard kv.ShardID, st *state) *Replica {
 	r := &Replica{db: db, shard: shard, log: db.log.With("shard", shard.String())}
 	r.current.Store(st)
+	r.frozenOnDisk.Store(st.frozen.index) // who freezes keeps it open until it is on disk
 	return r
 }
 
@@ -41,6 +47,11 @@ func newReplica(db *DB, shard kv.ShardID, st *state) *Replica {
 func (r *Replica) seal(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.sealLocked(err)
+}
+
+func (r *Replica) sealLocked(err error) {
+	r.dropView()
 	if r.failed == nil {
 		r.failed = err
 	}

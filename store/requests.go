@@ -257,7 +257,7 @@ func (a *applier) forgetBelow(at requestAt) {
 			h.from = at
 		}
 		if i > 0 && h.lastMs < at.issuedMs() {
-			a.unused = append(a.unused, h.space)
+			a.shape.gone.homes = append(a.shape.gone.homes, h)
 			continue
 		}
 		kept = append(kept, h)

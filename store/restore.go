@@ -42,6 +42,8 @@ func (r *Replica) Restore(src io.Reader) error {
 		return asError(kv.OutcomeUnknown, "restore", err)
 	}
 	r.applier = applier{} // what it kept was of the old state
+	r.dropView()
+	r.frozenOnDisk.Store(st.frozen.index)
 	r.log.Info("restored", "index", st.applied.Index, "keys", st.counters.keys)
 	// From here on the restore is done. If the removal of the old tables is lost in a
 	// crash, the next Open makes up for it.

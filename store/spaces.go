@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -154,10 +155,43 @@ func (db *DB) deleteUnused(b engine.Batch, except kv.ShardID, gone placement) er
 	return nil
 }
 
-// unusedHomes makes homes of spaces for removeUnused.
-func unusedHomes(spaces []uint64) (out []home) {
-	for _, id := range spaces {
-		out = append(out, home{space: id})
+// deleteGaps adds to b the removal of records that are in a space of somebody's and
+// in nobody's piece: a crash came between a restore or a split and the removal.
+func deleteGaps(r engine.Reader, b engine.Batch, states []*state) error {
+	pieces := map[uint64][]piece{}
+	for _, s := range states {
+		for _, c := range s.pieces {
+			pieces[c.space] = append(pieces[c.space], c)
+		}
 	}
-	return out
+	for space, all := range pieces {
+		slices.SortFunc(all, func(x, y piece) int { return bytes.Compare(x.start, y.start) })
+		lower := tablePrefix(nil, space, tableData)
+		for i := range all {
+			from, to := all[i].dataBounds()
+			if err := deletePresent(r, b, lower, from); err != nil {
+				return err
+			}
+			lower = to
+		}
+		if err := deletePresent(r, b, lower, tablePrefix(nil, space, tableData+1)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deletePresent adds to b the removal of [lower, upper) if anything is there.
+func deletePresent(r engine.Reader, b engine.Batch, lower, upper []byte) error {
+	if bytes.Compare(lower, upper) >= 0 {
+		return nil
+	}
+	it, err := r.NewIter(lower, upper)
+	if err != nil {
+		return err
+	}
+	if it.First() {
+		b.DeleteRange(lower, upper)
+	}
+	return closeWith(it, it.Error())
 }

@@ -24,6 +24,7 @@ type state struct {
 	desc       *kvpb.ShardDescriptor // decoded; read-only
 	floors     floors
 	counters   counters
+	shape
 }
 
 // floors only ever rise, except that a key with an early expiry lowers
@@ -77,6 +78,8 @@ func checkDescriptor(d *kvpb.ShardDescriptor) error {
 	return nil
 }
 
+func (s *state) shard() kv.ShardID { return kv.ShardID(s.desc.Shard) }
+
 // owns reports whether a key is in the shard's range.
 func (s *state) owns(key []byte) bool {
 	return bytes.Compare(key, s.desc.Start) >= 0 && (len(s.desc.End) == 0 || bytes.Compare(key, s.desc.End) < 0)
@@ -98,8 +101,21 @@ func appendState(dst []byte, s *state, withPlacement bool) []byte {
 	} {
 		dst = binary.AppendUvarint(dst, n)
 	}
+	dst = appendShape(dst, &s.shape)
 	dst = appendBlob(dst, s.applied.Config)
 	return appendBlob(dst, s.descriptor)
+}
+
+// appendShape appends what fieldReader.shape reads. It is also what digests cover.
+func appendShape(dst []byte, s *shape) []byte {
+	for _, n := range [...]uint64{
+		s.prepared.index, uint64(s.prepared.right.keys), uint64(s.prepared.right.bytes),
+		s.frozen.index, uint64(s.frozen.into), uint64(s.frozen.last), uint64(s.frozen.ceiling), uint64(s.frozen.nowMs),
+		uint64(s.absorbed), s.absorbedAt, s.refused,
+	} {
+		dst = binary.AppendUvarint(dst, n)
+	}
+	return appendBlob(appendBlob(dst, s.prepared.key), s.siblingEncoded)
 }
 
 // fieldReader reads what appendState wrote. After the first error it gives zeros.
@@ -168,6 +184,23 @@ func (f *fieldReader) placement() (p placement) {
 	return p
 }
 
+func (f *fieldReader) shape() (s shape) {
+	s.prepared.index, s.prepared.right.keys, s.prepared.right.bytes = f.number(), int64(f.number()), int64(f.number())
+	s.frozen.index, s.frozen.into = f.number(), kv.ShardID(f.number())
+	s.frozen.last, s.frozen.ceiling, s.frozen.nowMs = kv.Version(f.number()), kv.Version(f.number()), int64(f.number())
+	s.absorbed, s.absorbedAt, s.refused = kv.ShardID(f.number()), f.number(), f.number()
+	s.prepared.key = f.blob()
+	s.siblingEncoded = f.blob()
+	if s.siblingEncoded == nil || f.err != nil {
+		return s
+	}
+	s.sibling = &kvpb.ShardDescriptor{}
+	if err := proto.Unmarshal(s.siblingEncoded, s.sibling); err != nil {
+		f.err = fmt.Errorf("store: state record: sibling: %w", err)
+	}
+	return s
+}
+
 // decodeState reads what appendState wrote; it copies.
 func decodeState(content []byte, withPlacement bool) (*state, error) {
 	if len(content) == 0 || content[0] != stateFormat {
@@ -183,6 +216,7 @@ func decodeState(content []byte, withPlacement bool) (*state, error) {
 	s.floors.horizon, s.floors.requestFloor = kv.Version(f.number()), int64(f.number())
 	s.floors.changeFrom, s.floors.requestFrom, s.floors.expireFrom = kv.Version(f.number()), int64(f.number()), int64(f.number())
 	s.counters.keys, s.counters.bytes = int64(f.number()), int64(f.number())
+	s.shape = f.shape()
 	s.applied.Config = f.blob()
 	s.descriptor = f.blob()
 	if f.err == nil && len(f.rest) > 0 {

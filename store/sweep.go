@@ -135,7 +135,7 @@ func (a *applier) sweepVersions(left *int) (more bool, err error) {
 		if change.prevVersion != 0 {
 			a.kbuf = dataKey(a.kbuf[:0], space, d.key, change.prevVersion)
 			a.batch.Delete(a.kbuf)
-			a.st.counters.bytes -= int64(len(d.key)) + int64(change.prevBytes)
+			a.count(d.key, 0, -int64(len(d.key))-int64(change.prevBytes))
 		}
 		if change.deleted {
 			a.kbuf = dataKey(a.kbuf[:0], space, d.key, kv.Version(d.n))
@@ -168,6 +168,9 @@ func (r *Replica) SweepCommand(nowMs int64, p SweepPolicy) (*kvpb.Command, bool)
 		return nil, false
 	}
 	defer v.it.Close()
+	if v.frozen.index != 0 {
+		return nil, false
+	}
 	args := &kvpb.SweepArgs{MaxItems: p.MaxItems}
 	any := false
 	first := func(sources []source, table byte, from, below uint64) bool {

@@ -27,6 +27,8 @@ type twin struct {
 	keys          map[string][]twinVersion // ascending; what is retained
 	changes       []twinChange             // not collected yet, by version, then key
 	requests      []*twinRequest           // not swept yet
+	configIndex   uint64
+	shape         twinShape
 }
 
 type twinVersion struct {
@@ -90,6 +92,7 @@ func (w *twin) apply(e kv.Entry) (rejected bool, results []*kvpb.Result) {
 	}
 	w.index = e.Index
 	if e.Config != nil {
+		w.configIndex = e.Index
 		return false, nil
 	}
 	if e.Stamp.Term != e.Term {
@@ -111,6 +114,7 @@ func (w *twin) apply(e kv.Entry) (rejected bool, results []*kvpb.Result) {
 	}
 	w.now = max(w.now, e.Stamp.NowMs)
 	v := e.Stamp.Version
+	w.shape.seen, w.shape.joined = false, false
 	for _, c := range e.Commands {
 		results = append(results, w.command(c, v))
 		v += kv.Version(c.Versions)
@@ -128,7 +132,14 @@ func (w *twin) command(ec kv.EntryCommand, v kv.Version) *kvpb.Result {
 	if bad, _ := checkCommand(&c, ec.Versions); bad != "" { // has tests of its own
 		return &kvpb.Result{Status: kvpb.Status_STATUS_BAD_COMMAND}
 	}
-	if c.Kind == kvpb.CommandKind_COMMAND_SWEEP {
+	switch {
+	case w.shape.joined && v <= w.last:
+		return &kvpb.Result{Status: kvpb.Status_STATUS_REJECTED}
+	case isShape(c.Kind):
+		return w.change(&c)
+	case w.shape.frozen != nil:
+		return &kvpb.Result{Status: kvpb.Status_STATUS_FROZEN}
+	case c.Kind == kvpb.CommandKind_COMMAND_SWEEP:
 		return w.sweep(c.Sweep, v)
 	}
 	if len(c.Ordinals) > 0 {
@@ -148,7 +159,7 @@ func (w *twin) command(ec kv.EntryCommand, v kv.Version) *kvpb.Result {
 		}
 	}
 	if !w.ownsAll(&c) {
-		return &kvpb.Result{Status: kvpb.Status_STATUS_WRONG_SHARD, Descriptor_: w.desc}
+		return &kvpb.Result{Status: kvpb.Status_STATUS_WRONG_SHARD, Descriptor_: w.desc, Sibling: w.shape.sibling}
 	}
 	res := &kvpb.Result{Status: kvpb.Status_STATUS_OK}
 	for i, t := range c.Txns {
@@ -189,7 +200,8 @@ func (w *twin) known(q *kvpb.RequestID) (known *twinRequest, used bool) {
 		}
 		if r.id.Fingerprint != q.Fingerprint {
 			used = true
-		} else if q.Fingerprint != 0 || r.id.IssuedMs == q.IssuedMs {
+		} else if q.Fingerprint == 0 && r.id.IssuedMs == q.IssuedMs ||
+			q.Fingerprint != 0 && (known == nil || r.id.IssuedMs > known.id.IssuedMs) {
 			known = r
 		}
 	}

@@ -74,7 +74,7 @@ func walkMerged(src iterSource, sources []source, table byte, visit func(local, 
 const digestFormat = "quorate digest 2\n"
 
 // digest gives the SHA-256 of the logical state: the range, how far versions and
-// time have come, the floors, and every record, change, expiry and request id. It
+// time have come, the floors, what is pending of a split or merge, and every record, change, expiry and request id. It
 // leaves out where things are stored, and Raft's own bookkeeping.
 func (v view) digest() ([]byte, error) {
 	h := sha256.New()
@@ -97,6 +97,7 @@ func (v view) digest() ([]byte, error) {
 		buf = binary.BigEndian.AppendUint64(buf[:0], n)
 		h.Write(buf)
 	}
+	h.Write(appendShape(nil, &v.shape))
 	err := walk(sameView{v.it}, &v.placement, func(local, value []byte) error {
 		blob(local)
 		blob(value[checksumBytes:])

@@ -48,6 +48,11 @@ const (
 	StaleByHeartbeat
 	// StallIgnored: a leader whose disk hangs goes on leading (R13).
 	StallIgnored
+	// SplitWithoutRequests: a child that is split off does not remember request ids.
+	SplitWithoutRequests
+	// ChildFromZero: a child starts with an empty applied record, so that a replica
+	// without the data can be built from the log alone.
+	ChildFromZero
 	// RemovedNodeReturns: a node that was removed may register again (P3).
 	RemovedNodeReturns
 	// ZonesIgnored: replicas are placed without regard to zones (P9).
@@ -61,7 +66,7 @@ var names = [...]string{
 	"none", "heartbeat-fast-path", "verify-leader-reads", "read-without-quorum", "local-reads", "ack-before-sync",
 	"vote-forgotten", "cut-before-flush", "applied-apart", "image-without-requests", "image-without-tombstones",
 	"no-deduplication", "versions-by-clock", "forgotten-condition", "new-id-per-attempt", "unknown-as-not-applied",
-	"lost-as-not-applied", "stale-by-heartbeat", "stall-ignored",
+	"lost-as-not-applied", "stale-by-heartbeat", "stall-ignored", "split-without-requests", "child-from-zero",
 	"removed-node-returns", "zones-ignored",
 	"retired-votes",
 }

@@ -12,8 +12,7 @@ const comparerName = "quorate.bytes.v1"
 // newComparer orders keys by their bytes and lets filters work on prefixes.
 //
 // split must make the set of prefixes prefix-free, so that bytewise order and
-// "prefix first, then suffix" are the same order. ImmediateSuccessor is left
-// out on purpose: it serves range keys and NextPrefix, which we do not use.
+// "prefix first, then suffix" are the same order.
 func newComparer(split func([]byte) int) *pebble.Comparer {
 	base := pebble.DefaultComparer
 	return &pebble.Comparer{
@@ -25,6 +24,19 @@ func newComparer(split func([]byte) int) *pebble.Comparer {
 		AbbreviatedKey:       base.AbbreviatedKey,
 		FormatKey:            base.FormatKey,
 		Split:                split,
+		// Pebble bounds prefix seeks by it where they meet range deletions. No prefix of
+		// keys with suffixes is the beginning of another, so the least key above all with
+		// that prefix has its last byte raised, which is never the highest.
+		ImmediateSuccessor: func(dst, prefix []byte) []byte {
+			n := len(dst)
+			dst = append(append(dst, prefix...), make([]byte, 8)...)
+			if split(dst[n:]) != len(prefix) {
+				return dst[:n+len(prefix)+1] // a key without suffix, and a zero
+			}
+			dst = dst[:n+len(prefix)]
+			dst[len(dst)-1]++
+			return dst
+		},
 		// A shortened key must never end inside a suffix: it would be taken for a
 		// longer prefix than the one it belongs to and break the order of prefixes.
 		Separator: func(dst, a, b []byte) []byte {

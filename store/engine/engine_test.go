@@ -135,6 +135,46 @@ func TestBatchAndSnapshot(t *testing.T) {
 	mustClose(t, e)
 }
 
+// TestPrefixSeekOverRangeDeletion: prefix seeks go right where ranges were deleted,
+// in the memtable and in tables.
+func TestPrefixSeekOverRangeDeletion(t *testing.T) {
+	e := mustOpen(t, NewMemFS())
+	defer mustClose(t, e)
+	keys := []string{"a|11111111", "b|11111111", "b|22222222", "c", "d|11111111", "e|11111111"}
+	b := e.NewBatch(false)
+	for _, k := range keys {
+		b.Set([]byte(k), []byte(k))
+	}
+	if err := errors.Join(b.Commit(), b.Close(), e.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	b = e.NewBatch(false)
+	b.DeleteRange([]byte("b"), []byte("d"))
+	b.Set([]byte("b|33333333"), nil)
+	if err := errors.Join(b.Commit(), b.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, flushed := range []bool{false, true} {
+		it, err := e.NewIter(nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for prefix, want := range map[string]string{"a|": "a|11111111", "b|": "b|33333333", "c|": "", "d|": "d|11111111", "e|": "e|11111111"} {
+			got := ""
+			if it.SeekPrefixGE([]byte(prefix)) {
+				got = string(it.Key())
+			}
+			if got != want {
+				t.Errorf("flushed %v, prefix %s: %q, want %q", flushed, prefix, got, want)
+			}
+		}
+		mustClose(t, it)
+		if err := e.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestIngestion(t *testing.T) {
 	fs := NewMemFS()
 	e := mustOpen(t, fs)

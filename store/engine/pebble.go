@@ -32,7 +32,8 @@ type Options struct {
 	CacheBytes    int64  // block cache, 64 MiB; it grows as it is used
 	MemtableBytes uint64 // one memtable; up to four may exist, 16 MiB
 	// Split gives the length of a key's prefix, what filters work on; what remains
-	// is the suffix. See newComparer for what it must keep. nil = no suffixes.
+	// is the suffix, here of 8 bytes. See newComparer for what it must keep. nil = no
+	// suffixes.
 	Split  func(key []byte) int
 	Logger *slog.Logger
 	// OnFatal is called when the engine cannot go on, such as after a failed sync of
