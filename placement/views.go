@@ -196,7 +196,7 @@ func (c *Control) Cluster(ctx context.Context) kv.ClusterInfo {
 	out := kv.ClusterInfo{
 		ID:                cmp.Or(p.state.ClusterID(), c.agent.identity.ClusterID()),
 		Shards:            len(p.state.Shards()),
-		ReplicationFactor: int(p.state.Settings().ReplicationFactor),
+		ReplicationFactor: p.state.Config().ReplicationFactor,
 	}
 	if p.known {
 		out.MetaLeader = c.agent.meta.Leader()
@@ -232,8 +232,8 @@ func (c *Control) Checks() []kv.Check {
 	default:
 	}
 	missing := 0
-	for _, h := range state.Shards() {
-		if spec, ok := assignment(h, a.self); ok && !a.replicas.Known(spec.ID) {
+	for _, spec := range a.assigned(state) {
+		if len(spec.Members) > 0 && !a.replicas.Known(spec.ID) {
 			missing++
 		}
 	}
