@@ -30,8 +30,10 @@ type agent struct {
 	now      func() time.Time
 	log      *slog.Logger
 	rates    *rates
-	nudged   chan struct{}                  // one slot: report soon
-	states   atomic.Pointer[[]ReplicaState] // as last reported
+	nudged   chan struct{} // one slot: report soon
+	// control answers what operators ask of the meta leader.
+	control func(context.Context, *metapb.ControlRequest) (*metapb.ControlAnswer, error)
+	states  atomic.Pointer[[]ReplicaState] // as last reported
 
 	introductions introductions
 	once          *onceLog // of enter, then of speak
@@ -285,6 +287,8 @@ func (a *agent) onAdmin(_ kv.NodeID, req []byte, reply func([]byte, error)) {
 		case *metapb.AdminRequest_Shard:
 			answer, err = doShard(ctx, a.opts.Actions, a.replicas, body.Shard)
 			a.nudge()
+		case *metapb.AdminRequest_Control:
+			answer.Control, err = a.control(ctx, body.Control)
 		default:
 			err = kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "an admin request that this release does not know")
 		}

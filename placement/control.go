@@ -61,10 +61,12 @@ func New(o Options) (*Control, error) {
 		actions: o.Actions, nudge: a.nudge, events: events, tuning: o.Tuning, hooks: o.Hooks, now: o.Now, log: o.Logger, finished: make(chan struct{}, 1),
 		running: map[string]Step{}, retry: map[string]attempt{}, moving: map[kv.ShardID]handover{},
 	}
-	return &Control{
+	c := &Control{
 		agent: a, loop: l, tracker: tracker, workers: workers, views: views{agent: a, turn: make(chan struct{}, 1)},
 		joined: make(chan struct{}), failed: make(chan error, 1),
-	}, nil
+	}
+	a.control = c.serve
+	return c, nil
 }
 
 func (o *Options) check() error {

@@ -54,6 +54,16 @@ func (t *tracker) setLeading(leading bool, now time.Time) {
 	clear(t.leads)
 }
 
+// leadingFor gives how long this node has led, 0 if it does not.
+func (t *tracker) leadingFor(now time.Time) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.leading {
+		return 0
+	}
+	return now.Sub(t.since)
+}
+
 // take holds a report and owns it from then on. It does nothing unless this node
 // leads.
 func (t *tracker) take(report *metapb.NodeReport, now time.Time) {

@@ -173,6 +173,13 @@ func (l *loop) input() (Input, bool) {
 	return in, true
 }
 
+// whyWaiting gives why the last step of a key failed, "" if it did not.
+func (l *loop) whyWaiting(key string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.retry[key].reason
+}
+
 // start runs a step on a goroutine of its own, if there is room.
 func (l *loop) start(ctx context.Context, step Step) {
 	key := step.Key()
