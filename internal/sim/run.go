@@ -134,11 +134,9 @@ func (c *Cluster) readAll(h *history) {
 					continue
 				}
 				cl.end(&r)
-				for _, reading := range readings {
-					r.answer.cells = append(r.answer.cells, seen{found: reading.Item != nil, version: reading.Item.GetVersion(), value: string(reading.Item.GetValue())})
+				for _, part := range cl.parts(r, readings) {
+					h.add(part)
 				}
-				r.answer.last = uint64(readings[0].Served.LastVersion)
-				h.add(r)
 			}
 		}
 	}
