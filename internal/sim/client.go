@@ -69,6 +69,8 @@ func (cl *client) place() (shard, group int) {
 func (cl *client) once() {
 	shard, group := cl.place()
 	switch p := cl.rng.IntN(100); {
+	case p < 1:
+		cl.again()
 	case p < 30:
 		cl.read(shard, group, []int{cl.rng.IntN(cells)}, kv.ReadOptions{})
 	case p < 36:
@@ -254,6 +256,9 @@ func (cl *client) insist(txn *kvpb.Txn) (kv.Written, error) {
 			err = kv.Errorf(kv.CodeOutcomeUnknown, kv.OutcomeUnknown, "the node crashed")
 		}
 		if err == nil {
+			if v := written.Result.GetVersion(); v != 0 && written.Result.GetSucceeded() {
+				cl.c.sent.add(sentRequest{id: id, txn: txn, version: v, at: time.Now()})
+			}
 			return written, nil
 		}
 		doubt = doubt || kv.OutcomeOf(err) != kv.OutcomeNotApplied
@@ -263,6 +268,16 @@ func (cl *client) insist(txn *kvpb.Txn) (kv.Written, error) {
 		last = kv.Errorf(kv.CodeOutcomeUnknown, kv.OutcomeUnknown, "tried four times: %w", last)
 	}
 	return kv.Written{}, last
+}
+
+// again asks once more for something that was done already.
+func (cl *client) again() {
+	n, _, _ := cl.target()
+	list := cl.c.sent.all()
+	if n == nil || len(list) == 0 {
+		return
+	}
+	cl.c.again(n, list[cl.rng.IntN(len(list))], 2*time.Second)
 }
 
 // wrote writes down how a transaction ended.
