@@ -152,8 +152,8 @@ func (c *Control) rebalance(ctx context.Context, in *Input, begin bool) (*metapb
 	free := *in
 	state := *in.State
 	state.config = cloneOf(state.config)
-	state.config.AutoBalance, state.config.MovesPerNode, state.config.MovesPerCluster = true, movesPerNodeMax, movesPerClusterMax
-	free.State, free.Busy, free.Tuning.TransfersMax = &state, map[string]bool{}, movesPerClusterMax
+	state.config.AutoBalance, state.config.MovesPerNode, state.config.MovesPerCluster = true, kv.MovesPerNodeMax, kv.MovesPerClusterMax
+	free.State, free.Busy, free.Tuning.TransfersMax = &state, map[string]bool{}, kv.MovesPerClusterMax
 	free.Tuning.LeaderStable = 1 // however young a leader is
 	answer := &metapb.ControlAnswer{}
 	for _, s := range Plan(free) {
