@@ -250,12 +250,20 @@ func (c *Cluster) fault(kind, format string, args ...any) {
 		c.log.kinds = map[string]int{}
 	}
 	c.log.kinds[kind]++
-	c.log.lines = append(c.log.lines, fmt.Sprintf("%10.4fs %-14s %s", c.now().Seconds(), kind, fmt.Sprintf(format, args...)))
+	c.lineLocked(kind, fmt.Sprintf(format, args...))
 }
 
 // note adds to the schedule something that is no fault.
 func (c *Cluster) note(format string, args ...any) {
 	c.log.mu.Lock()
 	defer c.log.mu.Unlock()
-	c.log.lines = append(c.log.lines, fmt.Sprintf("%10.4fs %-14s %s", c.now().Seconds(), "", fmt.Sprintf(format, args...)))
+	c.lineLocked("", fmt.Sprintf(format, args...))
+}
+
+func (c *Cluster) lineLocked(kind, text string) {
+	line := fmt.Sprintf("%10.4fs %-14s %s", c.now().Seconds(), kind, text)
+	c.log.lines = append(c.log.lines, line)
+	if c.config.Trace != nil {
+		fmt.Fprintln(c.config.Trace, line)
+	}
 }

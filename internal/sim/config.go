@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 )
@@ -40,6 +41,7 @@ type Config struct {
 	CheckWithin time.Duration
 
 	Logger *slog.Logger // of the nodes; nil = none
+	Trace  io.Writer    // is told the schedule while it happens; nil = nobody
 }
 
 func (c Config) withDefaults() Config {
