@@ -24,6 +24,7 @@ var (
 		{3, (*nemesis).transferTo},
 		{1, (*nemesis).leaderZone},
 		{1, (*nemesis).rebalance},
+		{1, (*nemesis).fillDisk},
 	}
 	nodeChanges = []fault{
 		{3, (*nemesis).drain},
@@ -166,6 +167,15 @@ func (n *nemesis) rebalance() {
 		_, _, err := to.Rebalance(ctx, false)
 		return err
 	})
+}
+
+// fillDisk has a machine's disk say that it is nearly full.
+func (n *nemesis) fillDisk() {
+	node := n.node()
+	n.c.fault("disk-full", "%s", node.name)
+	node.Fill(true)
+	n.pause(n.about(6 * time.Second))
+	node.Fill(false)
 }
 
 // drain takes a machine's leaders away for a while.

@@ -110,6 +110,7 @@ func (n *Node) Start() error {
 		BeforeLogWrite: d.logWrite,
 		Mesh:           n.mesh,
 		Now:            func() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) },
+		Steady:         time.Now, // a wall clock that is set does not make intervals longer
 		Logger:         n.c.config.Logger.With("process", n.name),
 		Timing:         raftnode.Timing{SnapshotEntries: 512, TrailingEntries: 48},
 		Hooks:          server.Hooks{Raft: n.c.watch.hooks(n.c), Placement: placement.Hooks{OnStep: n.c.watch.step}},
@@ -357,11 +358,19 @@ func (n *Node) Stall(on bool) {
 	}
 }
 
+// Fill has the disk say that it is nearly full, or that it is not.
+func (n *Node) Fill(on bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.disk.full.Store(on)
+}
+
 // Mend ends what was done to the disk and the clock. A process whose disk has failed
 // ends.
 func (n *Node) Mend() {
 	n.Clock(0)
 	n.Stall(false)
+	n.Fill(false)
 	n.mu.Lock()
 	failed := n.disk.errors.Fired() > 0
 	n.disk.errors.Heal()
