@@ -57,6 +57,17 @@ func (b *board) mayRemove(p *part, m *metapb.Move) bool {
 	return m.Remove.Role != kvpb.ReplicaRole_ROLE_VOTER || b.quorumWithout(p, m.Remove.Node, 0)
 }
 
+// lostBeside reports whether a shard has a voter on a node that is gone, other than
+// a certain one.
+func (b *board) lostBeside(p *part, node uint64) bool {
+	for _, r := range p.record.Current.Replicas {
+		if h := b.byID[r.Node]; r.Node != node && r.Role == kvpb.ReplicaRole_ROLE_VOTER && (h == nil || h.gone) {
+			return true
+		}
+	}
+	return false
+}
+
 // removeReplica takes a replica out of a shard's configuration. If it leads, it
 // hands over first.
 func (b *board) removeReplica(p *part, r *kvpb.ReplicaDescriptor) {
@@ -126,6 +137,9 @@ func (b *board) pointless(p *part, m *metapb.Move, added *kvpb.ReplicaDescriptor
 		case !votes && report.GetIncarnation() > m.Add.Incarnation:
 			return "its target has a later replica"
 		}
+	}
+	if m.Remove != nil && (m.Add == nil || votes) && b.lostBeside(p, m.Remove.Node) && !b.mayRemove(p, m) {
+		return "another replica was lost meanwhile" // which has to go first
 	}
 	if votes {
 		return ""

@@ -139,6 +139,12 @@ func (b *board) align(m *metapb.Merge, left, right *part) {
 		b.advance(m, right, metapb.MergeStage_MERGE_ENDED, fmt.Sprintf("shard %s has a replica without a vote", left.id))
 		return
 	}
+	for _, p := range []*part{left, right} {
+		if _, bad, _ := b.sort(p); len(bad) > 0 { // repairs come first
+			b.advance(m, right, metapb.MergeStage_MERGE_ENDED, fmt.Sprintf("shard %s has a replica to be replaced", p.id))
+			return
+		}
+	}
 	if aligned(l, r) {
 		if left.leader != nil && right.leader != nil && b.allWell(left) && b.allWell(right) {
 			b.advance(m, right, metapb.MergeStage_MERGE_FREEZING, "")
