@@ -12,6 +12,10 @@ import (
 // of the average, or by one shard.
 const bytesShare = 0.2
 
+// bytesLeast: less than that is not worth a move. Figures are not all of the same
+// moment either, and near zero a fifth of them is nothing.
+const bytesLeast = 8 << 20
+
 // balancing reports whether evenness is wanted.
 func (b *board) balancing() bool { return b.cfg.AutoBalance || b.in.State.rebalancing() != nil }
 
@@ -116,7 +120,7 @@ func (b *board) evenBytes(nodes []*holder) bool {
 	for i := range b.parts {
 		largest = max(largest, b.parts[i].bytes)
 	}
-	enough := max(int64(bytesShare*float64(total)/float64(len(nodes))), largest)
+	enough := max(int64(bytesShare*float64(total)/float64(len(nodes))), largest, bytesLeast)
 	sorted := slices.SortedStableFunc(slices.Values(nodes), func(x, y *holder) int { return cmp.Compare(x.bytes, y.bytes) })
 	const ends = 4 // of the nodes with the most and the fewest bytes are looked at
 	for i := len(sorted) - 1; i > 0 && i >= len(sorted)-ends; i-- {

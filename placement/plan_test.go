@@ -30,7 +30,8 @@ type planWorld struct {
 //	node                              a line per node: ID [zone=Z] [alive|unheard|dead] [voter|nonvoter|outside]
 //	                                  [lag=N] [failed] [nometa] [draining]; a node that is known is changed
 //	lead                              a line per shard: SHARD NODE [age=D]; or "all NODE", "preferred", "none"
-//	replica                           NODE SHARD [lag=N] [failed] [gone]
+//	replica                           NODE SHARD [lag=N] [bytes=N] [failed] [gone]
+//	reported                          the leaders have told of their shards
 //	plan                              the next steps
 //	run                               carry steps out until there are none, round by round
 //	show                              shards with their replicas, and counts per node
@@ -48,6 +49,11 @@ func TestPlan(t *testing.T) {
 				}
 			}
 			switch c.Cmd {
+			case "reported":
+				for _, h := range w.in.State.Shards() {
+					w.d.do(t, cmdReport(&metapb.DescriptorReport{Shard: h.Current, ConfigIndex: 1}))
+				}
+				w.in.State = w.d.m.State()
 			case "plan":
 				return w.steps(Plan(w.in))
 			case "run":
@@ -122,7 +128,7 @@ func (w *planWorld) node(t *testing.T, id uint64, o map[string]string) {
 		n := testNode(id)
 		n.Zone = o["zone"]
 		w.d.do(t, cmdRegister("c", n))
-		w.in.Health[node] = Health{Liveness: Alive, LastSeen: w.in.Now, Report: &metapb.NodeReport{Node: id}}
+		w.in.Health[node] = Health{Liveness: Alive, Steady: true, LastSeen: w.in.Now, Report: &metapb.NodeReport{Node: id}}
 	}
 	if _, ok := o["draining"]; ok {
 		w.d.do(t, cmdState(id, metapb.NodeState_NODE_DRAINING))
@@ -157,7 +163,8 @@ func (w *planWorld) replica(node kv.NodeID, shard uint64, o map[string]string) {
 	if _, gone := o["gone"]; gone {
 		return
 	}
-	r := &metapb.ReplicaReport{Shard: shard, Incarnation: 1, Role: string(kv.RoleFollower), CommitIndex: 1000, AppliedIndex: 1000 - number(o["lag"])}
+	r := &metapb.ReplicaReport{Shard: shard, Incarnation: 1, Role: string(kv.RoleFollower), CommitIndex: 1000, AppliedIndex: 1000 - number(o["lag"]),
+		Bytes: int64(number(o["bytes"]))}
 	if _, failed := o["failed"]; failed {
 		r.Failure = "disk"
 	}
