@@ -65,8 +65,7 @@ func (w *workload) judge(t testing.TB, c *proc.Cluster) {
 func (w *workload) lap(t testing.TB, what string) {
 	t.Helper()
 	gaps := w.pulse.Lap()
-	t.Logf("%s: a write waited %s at worst (%s), %s for the median key", what,
-		gaps[0].Wait.Round(time.Millisecond), gaps[0].Key, gaps[len(gaps)/2].Wait.Round(time.Millisecond))
+	t.Logf("%s: a write waited %s at worst, %s for the median key", what, gaps[0], gaps[len(gaps)/2].Wait.Round(time.Millisecond))
 }
 
 // quorate runs a command against the cluster; it has to end with code 0.
