@@ -7,7 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
+	"github.com/quorate-db/quorate/internal/simnet"
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/raftnode/peer"
 )
 
 const childShard = kv.ShardID(9)
@@ -74,12 +78,12 @@ func TestShardBornOfASplit(t *testing.T) {
 		for node := kv.NodeID(1); node <= 3; node++ {
 			c.create(node, childShard, 1, nil)
 		}
-		if r := c.replicaOf(1, childShard); r.FlushedIndex() != kv.ChildStartIndex {
-			t.Fatalf("flushed up to %d", r.FlushedIndex())
+		if r := c.replicaOf(1, childShard); r.snaps.flushedIndex() != kv.ChildStartIndex {
+			t.Fatalf("flushed up to %d", r.snaps.flushedIndex())
 		}
 		l := c.childLeader()
 		c.mustPut(l, "a", "1")
-		if first, _ := c.nodes[l.id.Node].logs.store(l.id).FirstIndex(); first != kv.ChildStartIndex+1 {
+		if first, _ := c.nodes[l.id.Node].logs.store(l.id).FirstIndex(); first != kv.ChildStartIndex {
 			t.Fatalf("its log begins at %d", first)
 		}
 		c.childConverged()
@@ -105,6 +109,47 @@ func TestShardBornOfASplit(t *testing.T) {
 			t.Fatalf("came back with %q", got)
 		}
 		c.mustPut(l, "b", "2")
+		c.childConverged()
+	})
+}
+
+// Where a log begins right behind the state, appends may overtake one another or come
+// twice, and the follower has to find the place. Else the leader sends it the state
+// again and again, and nothing else.
+func TestAppendsOvertakeAtTheStartOfALog(t *testing.T) {
+	bubble(t, 3, func(c *testCluster) {
+		c.born(3, 1, 2, 3)
+		for node := kv.NodeID(1); node <= 3; node++ {
+			c.create(node, childShard, 1, nil)
+		}
+		l := c.childLeader()
+		c.mustPut(l, "a", "1")
+		c.childConverged()
+		follower := c.replicaOf(l.id.Node%3+1, childShard)
+		var first raft.Log
+		if err := c.nodes[l.id.Node].logs.store(l.id).GetLog(kv.ChildStartIndex+1, &first); err != nil {
+			t.Fatal(err)
+		}
+		again := &raft.AppendEntriesRequest{
+			Term: l.Status().Term, PrevLogEntry: kv.ChildStartIndex, PrevLogTerm: kv.ChildStartTerm, Entries: []*raft.Log{&first},
+		}
+		ctx, cancel := within(time.Second)
+		defer cancel()
+		data, err := peer.Call(ctx, c.nodes[l.id.Node].mesh, follower.id.Node, peer.MethodAppendEntries,
+			encodeAppend(envelope{from: l.id, to: follower.id}, again))
+		var answer raft.AppendEntriesResponse
+		if err == nil {
+			err = decodeAppendResponse(data, &answer)
+		}
+		if err != nil || !answer.Success {
+			t.Fatalf("the first entry again: %+v, %v", answer, err)
+		}
+		// The whole of it: a network on which they do overtake.
+		c.net.SetAll(simnet.Link{DelayMax: 20 * time.Millisecond, Duplicate: 0.3})
+		for i := range 50 {
+			c.mustPut(c.childLeader(), "b", fmt.Sprint(i))
+		}
+		c.net.SetAll(simnet.Link{})
 		c.childConverged()
 	})
 }
@@ -211,7 +256,9 @@ func TestGoneIsNoFailure(t *testing.T) {
 		m.mu.Lock()
 		m.broken = fmt.Errorf("absorbed: %w", ErrGone)
 		m.mu.Unlock()
-		_ = put(l, "a", "1", time.Second) // committed or not, its answer is not known
+		if err := put(l, "a", "1", time.Second); kv.CodeOf(err) != kv.CodeNoReplica || kv.OutcomeOf(err) != kv.OutcomeNotApplied {
+			t.Fatalf("a command to a shard that was frozen first: %v", err)
+		}
 		c.until("another leader", 20*time.Second, func() bool { return c.leader(l.id.Node) != nil })
 		c.until("stopped", 5*time.Second, func() bool { return l.Status().Role == kv.RoleStopped })
 		if s := l.Status(); s.Failure != "" || len(failed) > 0 {

@@ -47,6 +47,9 @@ func (r *Replica) startInstance() (*instance, error) {
 	if err := r.bootstrap(); err != nil {
 		return nil, err
 	}
+	if err := r.anchor(); err != nil {
+		return nil, err
+	}
 	inst := &instance{id: r.id, inbox: newInbox(r.id), ended: make(chan error, 1)}
 	inst.transport = &transport{
 		id:     r.id,
@@ -152,6 +155,25 @@ func (r *Replica) reconcile() error {
 	r.log.Info("dropping a log that ends before the state or contradicts it",
 		"first", first, "last", last, "applied", applied.Index)
 	return r.store.DeleteRange(first, last)
+}
+
+// anchor gives an empty log an entry where the state is, which stands for all that
+// the state was made from. It is never applied and never sent. Without it the library
+// finds no term for that index once anything follows it in the log, and refuses what
+// the leader sends again or what has overtaken; the leader goes back to before the
+// index, has no log of that, sends its state, is told that it is there, sends the
+// same again, and so for ever. (Of a log that has been cut some entries are left,
+// which serve the same purpose: see trailing.)
+func (r *Replica) anchor() error {
+	applied := r.machine.Applied()
+	last, err := r.store.LastIndex()
+	if err != nil || last > 0 || applied.Index == 0 {
+		return err
+	}
+	if err := r.store.StoreLog(&raft.Log{Index: applied.Index, Term: applied.Term, Type: raft.LogNoop}); err != nil {
+		return fmt.Errorf("replica %s: begin the log at %d: %w", r.id, applied.Index, err)
+	}
+	return nil
 }
 
 // begin is called before something is handed to Raft that has a future, and end

@@ -227,7 +227,12 @@ func (r *Replica) again(g *group) {
 
 func (r *Replica) refuse(g *group, err error) {
 	var e *kv.Error
-	if errors.As(err, &e) && e.Code == kv.CodeNotLeader {
+	switch {
+	case r.gone() && g.term == r.goneTerm.Load():
+		// It led until then, so it has applied and answered all of its term that came
+		// before the shard was frozen; this came after.
+		err = r.errStopped()
+	case errors.As(err, &e) && e.Code == kv.CodeNotLeader:
 		err = r.errNotLeader() // with a hint
 	}
 	for _, p := range g.members {

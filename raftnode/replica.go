@@ -63,6 +63,7 @@ type state struct {
 	readyTerm atomic.Uint64            // the newest term in which this replica was a ready leader (R6)
 	mute      atomic.Int32             // reasons to say nothing (R12, R13)
 	failure   atomic.Pointer[error]
+	goneTerm  atomic.Uint64 // in which it led when it was given up; 0 = it did not
 	config    atomic.Pointer[configView]
 
 	sinceSnapshot struct{ entries, bytes atomic.Int64 }
@@ -198,9 +199,22 @@ func (r *Replica) fail(what failed, err error) {
 	r.wake()
 }
 
+// GiveUp stops the replica because the state of its machine is another's now, as
+// ErrGone says, ahead of the next entry that would find it so. It may be called again.
+func (r *Replica) GiveUp() { r.giveUp(ErrGone) }
+
+// gone reports whether the replica was given up.
+func (r *Replica) gone() bool {
+	cause := r.failure.Load()
+	return cause != nil && errors.Is(*cause, ErrGone)
+}
+
 // giveUp stops the replica as fail does, and is no failure.
 func (r *Replica) giveUp(why error) {
 	r.mute.Add(1)
+	if _, term, leads := r.leading(); leads {
+		r.goneTerm.Store(term)
+	}
 	if !r.failure.CompareAndSwap(nil, &why) {
 		return
 	}
@@ -398,7 +412,7 @@ func (r *Replica) Status() kv.ReplicaStatus {
 		Members:      append([]kv.Member(nil), r.members()...),
 		AppliedIndex: r.machine.Applied().Index,
 	}
-	if cause := r.failure.Load(); cause != nil && !errors.Is(*cause, ErrGone) {
+	if cause := r.failure.Load(); cause != nil && !r.gone() {
 		s.Failure = (*cause).Error()
 	}
 	inst := r.inst.Load()

@@ -165,25 +165,6 @@ func (s *snapshots) flushedIndex() uint64 {
 	return s.flushed.Index
 }
 
-// Flush puts the state of a durable machine on disk.
-func (r *Replica) Flush() error {
-	applied := r.machine.Applied()
-	if r.record.Kind != Durable {
-		return nil
-	}
-	if err := r.machine.Flush(); err != nil {
-		err = fmt.Errorf("flush the state: %w", err)
-		r.fail(storageFailed, err)
-		return err
-	}
-	r.snaps.flushedTo(applied)
-	return nil
-}
-
-// FlushedIndex gives the newest applied index that is known to be on disk: a crash
-// takes the state back to that or to a later one.
-func (r *Replica) FlushedIndex() uint64 { return r.snaps.flushedIndex() }
-
 // Create gives the library something to hand to Persist.
 func (s *snapshots) Create(raft.SnapshotVersion, uint64, uint64, raft.Configuration, uint64, raft.Transport) (raft.SnapshotSink, error) {
 	return noSink{}, nil

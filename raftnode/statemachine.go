@@ -9,7 +9,9 @@ import (
 
 // ErrGone is what a machine's Apply gives whose state was taken away on purpose,
 // before its replica is destroyed: by another shard's that has absorbed it. The
-// replica stops, and nothing is wrong.
+// replica stops, and nothing is wrong. It also says that no command is or will be
+// applied, on any replica, that was proposed and has no answer: the shard was frozen
+// first.
 var ErrGone = errors.New("the replica's state is no longer its own")
 
 // StateMachine is what a replica applies its log to. Apply, Image and Restore
