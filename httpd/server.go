@@ -62,7 +62,6 @@ type Server struct {
 	log     *slog.Logger
 	mux     *mux.Router
 	http    *http.Server
-	fast    fastConns
 	origin  *http.CrossOriginProtection
 	self    []string // this node's id as a header value
 	openapi []byte
@@ -130,16 +129,7 @@ func (s *Server) Handler() http.Handler { return s }
 // Serve answers on a listener until Shutdown, then returns nil. It may be
 // called for several listeners.
 func (s *Server) Serve(l net.Listener) error {
-	others := newHandoff(l)
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		_ = s.http.Serve(others) // until others is closed, which it does itself after Shutdown
-	}()
-	err := s.accept(l, others)
-	_ = others.Close()
-	<-served
-	if err != nil {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve http on %s: %w", l.Addr(), err)
 	}
 	return nil
@@ -160,11 +150,8 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		}
 	}
 	s.drainOnce.Do(func() { close(s.drain) })
-	s.fast.begin()
-	fast := make(chan error, 1)
-	go func() { fast <- s.fast.wait(ctx) }()
-	err := s.http.Shutdown(ctx) // closes the listeners
-	if err = errors.Join(err, <-fast); err != nil {
+	err := s.http.Shutdown(ctx)
+	if err != nil {
 		err = errors.Join(err, s.http.Close())
 	}
 	return err

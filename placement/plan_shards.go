@@ -19,8 +19,7 @@ const descriptorsPerStep = 256
 
 // planShards makes the initial shards when the expected nodes have registered
 // and what can be known of them is known.
-func planShards(b *board) []Step {
-	in := b.in
+func planShards(in *Input) []Step {
 	settings := in.State.Settings()
 	registered := in.State.Members()
 	if len(in.State.Shards()) > 0 || len(registered) < int(max(1, settings.ExpectedNodes)) {
@@ -40,8 +39,8 @@ func planShards(b *board) []Step {
 			living = append(living, n)
 		}
 	}
-	factor := min(b.cfg.ReplicationFactor, active)
-	m := b.members()
+	factor := min(int(settings.ReplicationFactor), active)
+	m := membersOf(in)
 	if len(living) < factor || factor == 0 || len(m.voters) < min(metaVotersBeforeData, m.wanted) {
 		return nil
 	}

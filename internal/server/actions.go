@@ -55,7 +55,7 @@ func (a controlActions) movable(shard kv.ShardID) (*raftnode.Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	if index, into := m.frozen(); index > 0 {
+	if index, into := m.Frozen(); index > 0 {
 		return nil, conflict(shard, "it is frozen, to be absorbed by shard %s", into)
 	}
 	return r, nil

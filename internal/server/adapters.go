@@ -131,11 +131,7 @@ func (c controlReplicas) States() []placement.ReplicaState {
 			stats := m.Stats()
 			s.Descriptor, s.Bytes, s.Keys = m.Descriptor(), stats.Bytes, stats.Keys
 			s.Reads, s.Writes = c.loads.served(m.Shard())
-			// Only once it is on disk: until then a crash can take the state back to before
-			// that entry, and the neighbour's could then apply the merge before this one.
-			if index, into := m.frozen(); index > 0 && index <= r.FlushedIndex() {
-				s.FrozenIndex, s.FrozenInto = index, into
-			}
+			s.FrozenIndex, s.FrozenInto = m.Frozen()
 		}
 		out = append(out, s)
 	}
@@ -206,8 +202,4 @@ func (m metaReplica) AddNonvoter(ctx context.Context, server kv.ServerID) error 
 
 func (m metaReplica) Promote(ctx context.Context, server kv.ServerID) error {
 	return m.with(func(r *raftnode.Replica) error { return r.Promote(ctx, server) })
-}
-
-func (m metaReplica) Remove(ctx context.Context, server kv.ServerID) error {
-	return m.with(func(r *raftnode.Replica) error { return r.Remove(ctx, server) })
 }

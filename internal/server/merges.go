@@ -14,7 +14,7 @@ func (a controlActions) Freeze(ctx context.Context, shard, into kv.ShardID, gene
 	if err != nil {
 		return 0, err
 	}
-	if index, already := m.frozen(); index > 0 && already == into {
+	if index, already := m.Frozen(); index > 0 && already == into {
 		return index, nil
 	}
 	_, configIndex, err := membersOf(r)
@@ -54,7 +54,7 @@ func (a controlActions) Absorb(ctx context.Context, shard kv.ShardID, generation
 	if err != nil {
 		return err
 	}
-	if index, into := frozen.frozen(); index != frozenIndex || into != shard || index == 0 {
+	if index, into := frozen.Frozen(); index != frozenIndex || into != shard || index == 0 {
 		return conflict(shard, "shard %d is frozen at %d into %s, not at %d into this one", right.GetShard(), index, into, frozenIndex)
 	}
 	if theirs, _, err := membersOf(neighbour); err != nil || !sameNodes(members, theirs) {
@@ -118,7 +118,7 @@ func (a controlActions) Unfreeze(ctx context.Context, shard kv.ShardID, frozenIn
 	if err != nil {
 		return err
 	}
-	if index, _ := m.frozen(); index != frozenIndex {
+	if index, _ := m.Frozen(); index != frozenIndex {
 		if index == 0 {
 			return nil
 		}

@@ -34,11 +34,8 @@ type World struct {
 	// OnDisk tells that FS is the operating system's, so that bolt files can be used.
 	OnDisk bool
 	// Mesh makes the node's mesh once its identity is known.
-	Mesh func(id *Identity, book func(kv.NodeID) (string, bool), learn func(map[kv.NodeID]string)) (Mesh, error)
-	Now  func() time.Time
-	// Steady is a clock that measures intervals and never jumps. Nil: Now, whose times
-	// then have to carry a monotonic reading, as those of time.Now do.
-	Steady func() time.Time
+	Mesh   func(id *Identity, book func(kv.NodeID) (string, bool), learn func(map[kv.NodeID]string)) (Mesh, error)
+	Now    func() time.Time
 	Logger *slog.Logger
 	Hooks  Hooks
 	// Timing is what Config.Timing does not say; zero fields take the defaults.
@@ -70,6 +67,7 @@ type Node struct {
 
 	loads        *loads
 	snapshotRate *rate.Limiter
+	shapes       *shapes
 
 	fatal chan error // first reason to end the process; one slot
 }
@@ -103,9 +101,12 @@ func (n *Node) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.machine = placement.NewMachine()
 	if n.host, err = raftnode.Open(ctx, n.hostOptions()); err != nil {
 		return fmt.Errorf("start replicas: %w", err)
+	}
+	n.shapes.start(n.host, n.db)
+	if err := n.adoptChildren(); err != nil {
+		return err
 	}
 	if n.control, err = placement.New(n.controlOptions()); err != nil {
 		return err
@@ -114,7 +115,7 @@ func (n *Node) open(ctx context.Context) error {
 	n.router = router.New(router.Options{
 		Self:   n.identity.Node(),
 		Local:  localShards{n.host, n.loads},
-		Map:    placement.NewMap(n.machine),
+		Map:    n.shapes.shards,
 		Peers:  routerPeers{n.mesh},
 		Now:    n.world.Now,
 		Logger: n.log,
@@ -189,14 +190,25 @@ func (n *Node) openStorage() error {
 		}
 	}
 	n.logs = raftnode.NewNodeLogs(n.raftLog, boltDir)
+	n.machine = placement.NewMachine()
+	n.shapes = newShapes(n.identity.Node(), n.dataLog(), placement.NewMap(n.machine), n.loads, n.log)
 	n.db, err = store.Open(store.Options{
 		Dir:     fs.PathJoin(dir, "store"),
 		FS:      fs,
 		Logger:  n.log,
 		OnFatal: func(err error) { n.die(fmt.Errorf("store: %w", err)) },
+		Node:    n.identity.Node(),
+		Hosted: func(id kv.ServerID) bool {
+			incarnation, known := n.logs.MaxIncarnation(id.Shard)
+			return known && incarnation >= id.Incarnation
+		},
+		OnShape: n.shapes.note,
 	})
 	if err != nil {
 		return fmt.Errorf("store: %w", err)
+	}
+	if err := n.reconcile(); err != nil {
+		return fmt.Errorf("end what was left half done: %w", err)
 	}
 	n.disk = diskOf(n)
 	return nil
@@ -245,6 +257,9 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	if n.control != nil {
 		n.control.Close()
+	}
+	if n.shapes != nil {
+		n.shapes.close()
 	}
 	if n.host != nil {
 		// Hands leadership over, for which the mesh has to be there.

@@ -87,7 +87,7 @@ func (a controlActions) splitOnce(ctx context.Context, r *raftnode.Replica, m da
 	if err != nil {
 		return err
 	}
-	counted, prepared, figures, err := m.countRight(ctx)
+	counted, prepared, figures, err := m.CountRight(ctx)
 	if err != nil {
 		return err
 	}
@@ -121,7 +121,7 @@ func (a controlActions) splitKey(ctx context.Context, m dataMachine, d *kvpb.Sha
 	case order.ByLoad:
 		return a.n.loads.of(order.Shard).splitKey(d)
 	}
-	key, ok, err := m.splitKey(ctx)
+	key, ok, err := m.SplitKey(ctx)
 	if err == nil && !ok {
 		err = conflict(order.Shard, "it holds no two keys to split between")
 	}

@@ -1,8 +1,0 @@
-//go:build !unix
-
-package httpd
-
-import "net"
-
-// peerGone cannot tell here: a request runs to its deadline.
-func peerGone(*net.TCPConn) bool { return false }
