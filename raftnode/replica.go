@@ -65,6 +65,8 @@ type state struct {
 	failure   atomic.Pointer[error]
 	goneTerm  atomic.Uint64 // in which it led when it was given up; 0 = it did not
 	config    atomic.Pointer[configView]
+	// lastLeader is who was last found to lead, in both forms.
+	lastLeader atomic.Pointer[parsedID]
 
 	sinceSnapshot struct{ entries, bytes atomic.Int64 }
 	transfers     transfers
@@ -239,8 +241,21 @@ func (r *Replica) leader() (kv.ServerID, bool) {
 	if id == "" {
 		return kv.ServerID{}, false
 	}
+	if last := r.lastLeader.Load(); last != nil && last.text == id {
+		return last.id, true
+	}
 	leader, err := kv.ParseServerID(string(id))
+	if err == nil {
+		r.lastLeader.Store(&parsedID{text: id, id: leader})
+	}
 	return leader, err == nil
+}
+
+// parsedID is a server id as the library names it and as we do: every read asks for
+// the leader's, and it rarely changes.
+type parsedID struct {
+	text raft.ServerID
+	id   kv.ServerID
 }
 
 // Leader tells which node leads the shard, as far as this replica knows.
