@@ -56,7 +56,7 @@ QUORATE_ENDPOINT, and so on. Exit codes: 0 ok, 1 error, 2 usage, 3 not found,
 	}
 	add("server", more...)
 	add("data", getCommand(env), putCommand(env), delCommand(env), addCommand(env), scanCommand(env), txnCommand(env))
-	add("cluster", nodesCommand(env), shardsCommand(env), problemsCommand(env), eventsCommand(env), operationsCommand(env),
+	add("cluster", nodesCommand(env), shardsCommand(env), topCommand(env), problemsCommand(env), eventsCommand(env), operationsCommand(env),
 		healthCommand(env), benchCommand(env))
 	add("change", drainCommand(env), rebalanceCommand(env), configCommand(env))
 	root.AddCommand(versionCommand(env))
