@@ -83,7 +83,7 @@ func scriptCommand(rng *rand.Rand, l *logWriter, i int) *kvpb.Command {
 	return cmd
 }
 
-func mustImage(t testing.TB, r *Replica) []byte {
+func mustImage(t fatalTB, r *Replica) []byte {
 	t.Helper()
 	im, err := r.Image()
 	if err != nil {
@@ -129,6 +129,7 @@ type crashRun struct {
 	now   crashed   // guarded by mu; promises so far
 
 	allOf map[uint64]int // how often a crash left which applied index
+	one   func(crashed)  // checks one disk; checkOne if nil
 }
 
 func newCrashRun(t *testing.T, s *script) *crashRun {
@@ -170,7 +171,11 @@ func (c *crashRun) check() {
 	c.mu.Unlock()
 	for _, at := range found {
 		c.seen++
-		c.checkOne(at)
+		if c.one != nil {
+			c.one(at)
+		} else {
+			c.checkOne(at)
+		}
 	}
 }
 

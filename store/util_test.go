@@ -46,7 +46,7 @@ func mustReplica(t testing.TB, db *DB) *Replica {
 }
 
 // mustClose closes what a test opened.
-func mustClose(t testing.TB, c io.Closer) {
+func mustClose(t fatalTB, c io.Closer) {
 	t.Helper()
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
@@ -123,4 +123,11 @@ func mustDigest(t testing.TB, r *Replica) string {
 		t.Fatal(err)
 	}
 	return string(d)
+}
+
+// fatalTB is what a *testing.T and a *rapid.T share.
+type fatalTB interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
 }

@@ -431,7 +431,7 @@ func (w *world) Look(t *rapid.T) {
 // check compares everything, on both databases.
 func (w *world) check(t *rapid.T) {
 	for _, s := range w.live() {
-		var digests [2]string
+		var digests, images [2]string
 		for d := range w.db {
 			s.t, s.one = t, w.catchUp(d, s.id())
 			s.check()
@@ -439,13 +439,16 @@ func (w *world) check(t *rapid.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			digests[d] = string(digest)
+			digests[d], images[d] = string(digest), string(mustImage(t, s.one))
 			if !proto.Equal(s.one.Descriptor(), s.twin.desc) {
 				t.Fatalf("%v, want %v", s.one.Descriptor(), s.twin.desc)
 			}
 		}
 		if digests[0] != digests[1] {
 			t.Fatalf("shard %s: the digests differ", s.id())
+		}
+		if images[0] != images[1] {
+			t.Fatalf("shard %s: the images differ", s.id())
 		}
 	}
 }
