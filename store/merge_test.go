@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 	"sync"
@@ -216,5 +217,169 @@ func TestMergeMeetsOthers(t *testing.T) {
 		}
 		others.Wait()
 		mustClose(t, s.db)
+	}
+}
+
+// piecesApart splits a shard at a key, lets the right half come back by an image into
+// a space of its own, and merges again: two pieces in two spaces.
+func (s *shaped) piecesApart(key string) {
+	s.t.Helper()
+	s.ok(s.left, s.l, splitKind, s.prepare(childShard, key))
+	s.openRight()
+	ch := s.freeze()
+	image := mustImage(s.t, s.right)
+	if err := s.db.DropReplica(childShard); err != nil {
+		s.t.Fatal(err)
+	}
+	right, err := s.db.OpenReplica(childShard, &kvpb.ShardDescriptor{Shard: uint64(childShard)})
+	if err == nil {
+		err = right.Restore(bytes.NewReader(image))
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.ok(s.left, s.l, absorbKind, ch)
+	if st := s.left.current.Load(); len(st.pieces) != 2 || st.pieces[0].space == st.pieces[1].space {
+		s.t.Fatalf("%+v", st.pieces)
+	}
+}
+
+// TestFoldOverPieces: a common prefix that reaches over a border of pieces is folded
+// once, both ways, and pages go on over borders.
+func TestFoldOverPieces(t *testing.T) {
+	s := newShaped(t)
+	defer mustClose(t, s.db)
+	mustApply(t, s.left, s.l.entry(write(then(put("f/1", ""), put("f/2", ""), put("f/3", ""), put("g", "")))))
+	s.piecesApart("f/2")
+	for _, reverse := range []bool{false, true} {
+		q := &kvpb.Scan{Delimiter: []byte("/"), Reverse: reverse, Limit: 2, KeysOnly: true}
+		var got []string
+		for {
+			resp := s.left.Read(&kvpb.ReadRequest{Scan: q})
+			for _, p := range resp.CommonPrefixes {
+				got = append(got, string(p))
+			}
+			for _, it := range resp.Items {
+				got = append(got, string(it.Key))
+			}
+			if len(resp.Resume) == 0 {
+				break
+			}
+			q.Start, q.End = resp.Resume, nil
+			if reverse {
+				q.Start, q.End = nil, resp.Resume
+			}
+		}
+		slices.Sort(got)
+		if want := []string{"c", "d", "e", "f/", "g", "p", "q", "r"}; !slices.Equal(got, want) {
+			t.Errorf("reverse %v: %v", reverse, got)
+		}
+	}
+}
+
+// TestHomeOfBoth: of a home that both halves read, what either remembers counts, as
+// if the two had never shared anything.
+func TestHomeOfBoth(t *testing.T) {
+	var digests []string
+	for _, restored := range []bool{false, true} {
+		for _, swept := range []string{"left", "right"} {
+			s := newShaped(t)
+			s.split()
+			some := &kvpb.Command{Kind: kvpb.CommandKind_COMMAND_SWEEP, Sweep: &kvpb.SweepArgs{RequestFloorMs: s.l.nowMs + 1, MaxItems: 4}}
+			if swept == "left" {
+				mustApply(t, s.left, s.l.entry(some))
+			} else {
+				mustApply(t, s.right, s.rl.entry(some))
+			}
+			ch := s.freeze()
+			if restored {
+				mustApply(t, s.left, kv.Entry{Index: s.l.index + 1, Term: 1, Config: []byte("x")})
+				image := mustImage(t, s.left)
+				if err := s.db.DropReplica(testShard); err != nil {
+					t.Fatal(err)
+				}
+				s.left = mustReplica(t, s.db)
+				if err := s.left.Restore(bytes.NewReader(image)); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				mustApply(t, s.left, kv.Entry{Index: s.l.index + 1, Term: 1, Config: []byte("x")})
+			}
+			s.l.index++
+			s.ok(s.left, s.l, absorbKind, ch)
+			digests = append(digests, mustDigest(t, s.left))
+			for range 3 {
+				mustApply(t, s.left, s.l.entry(some))
+			}
+			if n := s.left.Stats().Requests; n != 0 {
+				t.Errorf("restored %v, %s swept: %d ids are counted when all are forgotten", restored, swept, n)
+			}
+			mustClose(t, s.db)
+		}
+	}
+	if digests[0] != digests[2] || digests[1] != digests[3] {
+		t.Fatal("what is remembered depends on what was shared")
+	}
+}
+
+// TestRightOpenedMeanwhile: an ABSORB that did not lock the right replica, because it
+// was not open, begins anew when it is open by then.
+func TestRightOpenedMeanwhile(t *testing.T) {
+	s := newShaped(t)
+	defer mustClose(t, s.db)
+	s.split()
+	e := shapeEntry(s.left, s.l, absorbKind, s.freeze())
+	commands, _ := decodeCommands([]kv.Entry{e})
+	run := applyRun{entries: []kv.Entry{e}, commands: commands, results: make([]kv.EntryResult, 1)}
+	s.left.mu.Lock()
+	_, err := s.left.applyInside(run, nil)
+	s.left.mu.Unlock()
+	if !errors.Is(err, errRightOpened) {
+		t.Fatal(err)
+	}
+	if res := decodeResult(t, mustApply(t, s.left, e)[0].Results[0]); res.Status != kvpb.Status_STATUS_OK {
+		t.Fatal(res)
+	}
+}
+
+// TestIDsOverMerge: commands in the entry of the ABSORB and after it find what the
+// right shard remembers.
+func TestIDsOverMerge(t *testing.T) {
+	s := newShaped(t)
+	defer mustClose(t, s.db)
+	s.split()
+	ids := []*kvpb.RequestID{{Hi: 500, IssuedMs: s.l.nowMs}, {Hi: 501, IssuedMs: s.l.nowMs, Fingerprint: 1}}
+	cmd := func(id *kvpb.RequestID) *kvpb.Command {
+		c := write(then(&kvpb.Op{Kind: kvpb.OpKind_OP_ADD, Key: []byte("s"), Delta: 1}))
+		c.Request = id
+		return c
+	}
+	mustApply(t, s.left, s.l.entry(write(then(put("c", "so that the left one knows ids")))))
+	mustApply(t, s.right, s.rl.entry(cmd(ids[0]), cmd(ids[1])))
+	ch := s.freeze()
+	s.l.last = s.rl.last + 10
+	e := shapeEntry(s.left, s.l, absorbKind, ch)
+	e.Commands = append(e.Commands, s.l.entry(cmd(ids[0])).Commands[0])
+	s.l.index--
+	results := mustApply(t, s.left, e)[0].Results[1:]
+	results = append(results, mustApply(t, s.left, s.l.entry(cmd(ids[0]), cmd(ids[1])))[0].Results...)
+	for i, b := range results {
+		if res := decodeResult(t, b); !res.Replayed {
+			t.Errorf("%d: %v", i, res)
+		}
+	}
+}
+
+// TestDigestCoversShape: replicas that differ in what is pending have other digests.
+func TestDigestCoversShape(t *testing.T) {
+	var digests [2]string
+	for i, key := range []string{"m", "n"} {
+		s := newShaped(t)
+		s.ok(s.left, s.l, prepareKind, &kvpb.ShapeChange{SplitKey: []byte(key)})
+		digests[i] = mustDigest(t, s.left)
+		mustClose(t, s.db)
+	}
+	if digests[0] == digests[1] {
+		t.Fatal("a prepared split is not in the digest")
 	}
 }
