@@ -4,10 +4,16 @@
 //
 // # The way of a request
 //
-//	net/http → Server.ServeHTTP (exchange from a pool)
+//	fastConn (plain requests for one key) or net/http (everything else)
+//	  → Server.ServeHTTP (exchange from a pool)
 //	  → mux (which route) → endpoint (method, budget, deadline)
 //	  → handler (query, headers, body within its limits) → Data or Cluster
 //	  → response, or one problem+json for every error
+//
+// A connection begins at a fastConn, which serves it until a request comes that it
+// does not take, and then hands it to net/http for good. It parses no more than it can
+// be sure of: net/http is its dumb twin, and a test holds their answers against each
+// other.
 //
 // # Invariants
 //

@@ -62,6 +62,7 @@ type Server struct {
 	log     *slog.Logger
 	mux     *mux.Router
 	http    *http.Server
+	fast    fastConns
 	origin  *http.CrossOriginProtection
 	self    []string // this node's id as a header value
 	openapi []byte
@@ -129,7 +130,16 @@ func (s *Server) Handler() http.Handler { return s }
 // Serve answers on a listener until Shutdown, then returns nil. It may be
 // called for several listeners.
 func (s *Server) Serve(l net.Listener) error {
-	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	others := newHandoff(l)
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = s.http.Serve(others) // until others is closed, which it does itself after Shutdown
+	}()
+	err := s.accept(l, others)
+	_ = others.Close()
+	<-served
+	if err != nil {
 		return fmt.Errorf("serve http on %s: %w", l.Addr(), err)
 	}
 	return nil
@@ -150,8 +160,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 		}
 	}
 	s.drainOnce.Do(func() { close(s.drain) })
-	err := s.http.Shutdown(ctx)
-	if err != nil {
+	s.fast.begin()
+	fast := make(chan error, 1)
+	go func() { fast <- s.fast.wait(ctx) }()
+	err := s.http.Shutdown(ctx) // closes the listeners
+	if err = errors.Join(err, <-fast); err != nil {
 		err = errors.Join(err, s.http.Close())
 	}
 	return err

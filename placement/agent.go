@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -28,6 +29,11 @@ type agent struct {
 	workers  *workers
 	now      func() time.Time
 	log      *slog.Logger
+	rates    *rates
+	nudged   chan struct{} // one slot: report soon
+	// control answers what operators ask of the meta leader.
+	control func(context.Context, *metapb.ControlRequest) (*metapb.ControlAnswer, error)
+	states  atomic.Pointer[[]ReplicaState] // as last reported
 
 	introductions introductions
 	once          *onceLog // of enter, then of speak
@@ -52,6 +58,9 @@ func (a *agent) follow(ctx context.Context) {
 		state := a.machine.State()
 		if state != learned {
 			a.learnState(state)
+			if learned == nil || learned.config != state.config {
+				a.followConfig(state)
+			}
 			learned = state
 		}
 		pending := a.createAssigned(ctx, state, once)
@@ -78,32 +87,6 @@ func (a *agent) learnState(state *State) {
 	a.opts.LearnAddresses(addresses)
 }
 
-// createAssigned creates the replicas of initial shards that are this node's and
-// reports whether some could not be.
-func (a *agent) createAssigned(ctx context.Context, state *State, once *onceLog) (pending bool) {
-	for _, h := range state.Shards() {
-		spec, ok := assignment(h, a.self)
-		if !ok || a.replicas.Known(spec.ID) {
-			continue
-		}
-		stepCtx, cancel := context.WithTimeout(ctx, a.opts.Tuning.StepTimeout)
-		err := a.replicas.Create(stepCtx, spec)
-		cancel()
-		if ctx.Err() != nil {
-			return true
-		}
-		subject := "cannot create the replica of shard " + spec.ID.Shard.String()
-		if err != nil {
-			pending = true
-			once.say(subject, err.Error())
-			continue
-		}
-		once.forget(subject)
-		a.log.Info("created a replica", "shard", uint64(spec.ID.Shard), "members", len(spec.Members))
-	}
-	return pending
-}
-
 // assignment gives the replica that node has to hold of an initial shard (P4).
 // It does not depend on the node beyond its own id, so every initial member
 // starts with the same configuration.
@@ -128,19 +111,32 @@ func assignment(h *metapb.Shard, node kv.NodeID) (ReplicaSpec, bool) {
 // speak registers with the meta leader and reports to it, once per
 // Tuning.ReportEvery. It returns only with a fatal error or the context's.
 func (a *agent) speak(ctx context.Context) error {
-	ticker := time.NewTicker(a.opts.Tuning.ReportEvery)
-	defer ticker.Stop()
+	timer := time.NewTimer(a.opts.Tuning.ReportEvery)
+	defer timer.Stop()
 	for {
 		if err := a.speakOnce(ctx); err != nil {
 			return err
 		}
+		wait := a.opts.Tuning.ReportEvery
+		if a.catchingUp() {
+			wait /= 4
+		}
+		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-ticker.C:
+		case <-timer.C:
+		case <-a.nudged:
+			// What was just done takes a moment to show.
+			if err := pause(ctx, nudgeRest); err != nil {
+				return err
+			}
 		}
 	}
 }
+
+// nudgeRest also bounds how often a node reports, whatever happens to it.
+const nudgeRest = 20 * time.Millisecond
 
 func (a *agent) speakOnce(ctx context.Context) error {
 	if !a.registered {
@@ -167,7 +163,10 @@ func (a *agent) speakOnce(ctx context.Context) error {
 
 // report gives this node's report to the meta leader.
 func (a *agent) report(ctx context.Context) error {
-	report := a.ownReport()
+	states := a.replicas.States()
+	a.rates.take(states, a.now())
+	a.states.Store(&states)
+	report := a.reportOf(states)
 	if a.meta.IsLeader() {
 		a.tracker.setLeading(true, a.now())
 		a.tracker.take(report, a.now())
@@ -201,18 +200,22 @@ func (a *agent) report(ctx context.Context) error {
 }
 
 // ownReport says how this node and its replicas are.
-func (a *agent) ownReport() *metapb.NodeReport {
+func (a *agent) ownReport() *metapb.NodeReport { return a.reportOf(a.replicas.States()) }
+
+func (a *agent) reportOf(states []ReplicaState) *metapb.NodeReport {
 	out := &metapb.NodeReport{Node: uint64(a.self)}
 	if a.opts.Disk != nil {
 		out.DiskBytes, out.DiskFreeBytes = a.opts.Disk()
 	}
-	for _, s := range a.replicas.States() {
+	for _, s := range states {
 		st := s.Status
 		r := &metapb.ReplicaReport{
 			Shard: uint64(st.ID.Shard), Incarnation: st.ID.Incarnation, Role: string(st.Role), Term: st.Term,
 			Leader: uint64(st.Leader), LeaderReady: st.LeaderReady, CommitIndex: st.CommitIndex, AppliedIndex: st.AppliedIndex,
 			Failure: st.Failure, Bytes: s.Bytes, Keys: s.Keys,
+			FrozenIndex: s.FrozenIndex, FrozenInto: uint64(s.FrozenInto), Generation: s.Descriptor.GetGeneration(),
 		}
+		r.Reads, r.Writes = a.rates.of(st.ID)
 		if st.LeaderReady && st.ID.Shard != kv.MetaShard {
 			r.Leads = descriptorReport(s)
 		}
@@ -263,24 +266,45 @@ func (a *agent) onReport(from kv.NodeID, req []byte, reply func([]byte, error)) 
 
 // onAdmin does what another node asks on behalf of the control plane.
 func (a *agent) onAdmin(_ kv.NodeID, req []byte, reply func([]byte, error)) {
-	a.workers.serve(a.opts.Tuning.StepTimeout, reply, func(ctx context.Context) ([]byte, error) {
-		var in metapb.AdminRequest
-		if err := proto.Unmarshal(req, &in); err != nil {
-			return nil, kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "not an admin request: %w", err)
-		}
+	var in metapb.AdminRequest
+	if err := proto.Unmarshal(req, &in); err != nil {
+		reply(nil, kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "not an admin request: %w", err))
+		return
+	}
+	timeout := a.opts.Tuning.StepTimeout
+	if in.GetShard().GetAction() == metapb.ShardAction_SHARD_SPLIT {
+		timeout = a.opts.Tuning.LongTimeout
+	}
+	a.workers.serve(timeout, reply, func(ctx context.Context) ([]byte, error) {
+		answer := &metapb.AdminAnswer{}
+		var err error
 		switch body := in.Body.(type) {
 		case *metapb.AdminRequest_Summary:
-			summary, err := a.summary()
-			if err != nil {
-				return nil, err
-			}
-			return proto.Marshal(&metapb.AdminAnswer{Summary: summary})
+			answer.Summary, err = a.summary()
 		case *metapb.AdminRequest_Transfer:
-			return nil, a.replicas.Transfer(ctx, kv.ShardID(body.Transfer.GetShard()), kv.NodeID(body.Transfer.GetTo()))
+			err = a.replicas.Transfer(ctx, kv.ShardID(body.Transfer.GetShard()), kv.NodeID(body.Transfer.GetTo()))
+			a.nudge()
+		case *metapb.AdminRequest_Shard:
+			answer, err = doShard(ctx, a.opts.Actions, a.replicas, body.Shard)
+			a.nudge()
+		case *metapb.AdminRequest_Control:
+			answer.Control, err = a.control(ctx, body.Control)
 		default:
-			return nil, kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "an admin request that this release does not know")
+			err = kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "an admin request that this release does not know")
 		}
+		if err != nil {
+			return nil, err
+		}
+		return proto.Marshal(answer)
 	})
+}
+
+// nudge makes this node report at once instead of at its next turn.
+func (a *agent) nudge() {
+	select {
+	case a.nudged <- struct{}{}:
+	default:
+	}
 }
 
 // summary gives what this node, as the meta leader, has heard.

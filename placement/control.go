@@ -39,23 +39,34 @@ func New(o Options) (*Control, error) {
 	}
 	o.Tuning = o.Tuning.withDefaults()
 	orInt(&o.ReplicationFactor, 3)
+	o.Config.ReplicationFactor = o.ReplicationFactor
+	o.Config = foundingConfig(o.Config)
+	if err := checkConfig(o.Config); err != nil {
+		return nil, err
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	tracker, workers := newTracker(o.Tuning, o.Hooks), newWorkers()
+	events := &eventLog{names: func(node kv.NodeID) string { return o.Machine.State().nodeName(uint64(node)) }, now: o.Now}
+	hooks := o.Hooks
+	hooks.onLiveness, hooks.onLead = events.liveness, events.lead
+	tracker, workers := newTracker(o.Tuning, hooks), newWorkers()
 	a := &agent{
 		opts: o, self: o.Identity.Node(), machine: o.Machine, identity: o.Identity, meta: o.Meta, replicas: o.Replicas, peers: o.Peers,
 		tracker: tracker, workers: workers, now: o.Now, log: o.Logger, once: newOnceLog(o.Logger),
+		rates: newRates(), nudged: make(chan struct{}, 1),
 	}
 	l := &loop{
 		machine: o.Machine, meta: o.Meta, replicas: o.Replicas, peers: o.Peers, self: a.self, tracker: tracker,
-		tuning: o.Tuning, hooks: o.Hooks, now: o.Now, log: o.Logger, finished: make(chan struct{}, 1),
+		actions: o.Actions, nudge: a.nudge, events: events, tuning: o.Tuning, hooks: o.Hooks, now: o.Now, log: o.Logger, finished: make(chan struct{}, 1),
 		running: map[string]Step{}, retry: map[string]attempt{}, moving: map[kv.ShardID]handover{},
 	}
-	return &Control{
+	c := &Control{
 		agent: a, loop: l, tracker: tracker, workers: workers, views: views{agent: a, turn: make(chan struct{}, 1)},
 		joined: make(chan struct{}), failed: make(chan error, 1),
-	}, nil
+	}
+	a.control = c.serve
+	return c, nil
 }
 
 func (o *Options) check() error {
@@ -101,6 +112,7 @@ func (c *Control) run(ctx context.Context) {
 	close(c.joined)
 	c.wg.Go(func() { c.loop.run(ctx) })
 	c.wg.Go(func() { c.agent.follow(ctx) })
+	c.wg.Go(func() { c.agent.tidy(ctx) })
 	c.fail(ctx, c.agent.speak(ctx))
 }
 

@@ -202,6 +202,7 @@ func (a *agent) proposeFounding(ctx context.Context) error {
 			ReplicationFactor: uint32(a.opts.ReplicationFactor),
 			ExpectedNodes:     uint32(max(1, a.opts.Expect)),
 			SplitPoints:       a.opts.SplitPoints,
+			Config:            configToProto(a.opts.Config),
 		},
 		Founder: a.record(),
 	}}})

@@ -373,6 +373,18 @@ func (w *world) replicateLocked(g *metaGroup) {
 func (f fakeMeta) AddNonvoter(_ context.Context, id kv.ServerID) error { return f.setMember(id, false) }
 func (f fakeMeta) Promote(_ context.Context, id kv.ServerID) error     { return f.setMember(id, true) }
 
+func (f fakeMeta) Remove(_ context.Context, id kv.ServerID) error {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	g, err := f.leadLocked()
+	if err != nil {
+		return err
+	}
+	g.members = slices.DeleteFunc(g.members, func(m kv.Member) bool { return m.ID == id })
+	f.w.electLocked()
+	return nil
+}
+
 func (f fakeMeta) setMember(id kv.ServerID, voter bool) error {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()

@@ -30,7 +30,10 @@ type heard struct {
 	report     *metapb.NodeReport
 	lastSeen   time.Time
 	firstKnown time.Time
-	streak     int  // reports in time since it was last dead
+	streak     int // reports in time since it was last dead
+	aliveSince time.Time
+	died       bool // at some time since this node began to lead
+	failed     map[kv.ShardID]time.Time
 	dead       bool // until streak reaches Tuning.AliveAfter
 	told       Liveness
 }
@@ -51,6 +54,16 @@ func (t *tracker) setLeading(leading bool, now time.Time) {
 	clear(t.leads)
 }
 
+// leadingFor gives how long this node has led, 0 if it does not.
+func (t *tracker) leadingFor(now time.Time) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.leading {
+		return 0
+	}
+	return now.Sub(t.since)
+}
+
 // take holds a report and owns it from then on. It does nothing unless this node
 // leads.
 func (t *tracker) take(report *metapb.NodeReport, now time.Time) {
@@ -67,6 +80,10 @@ func (t *tracker) take(report *metapb.NodeReport, now time.Time) {
 	}
 	h.report, h.lastSeen = report, now
 	h.streak++
+	if h.streak == 1 {
+		h.aliveSince = now
+	}
+	h.takeFailures(now)
 	for _, r := range report.Replicas {
 		t.takeLeadLocked(node, r, now)
 	}
@@ -82,10 +99,61 @@ func (t *tracker) takeLeadLocked(node kv.NodeID, r *metapb.ReplicaReport, now ti
 	switch {
 	case shard == kv.MetaShard:
 	case r.LeaderReady && (!ok || r.Term > known.Term):
-		t.leads[shard] = Lead{Node: node, Term: r.Term, Since: now}
+		known = Lead{Node: node, Term: r.Term, Since: now, FrozenSince: known.FrozenSince}
+		known.takeFrozen(r, now)
+		t.leads[shard] = known
+		// What a new meta leader hears at first is not news.
+		if t.hooks.onLead != nil && now.Sub(t.since) >= t.tuning.DeadAfter {
+			t.hooks.onLead(shard, node, r.Term)
+		}
+	case r.LeaderReady && known.Node == node && known.FrozenSince.IsZero() != (r.FrozenIndex == 0):
+		known.takeFrozen(r, now)
+		t.leads[shard] = known
 	case !r.LeaderReady && ok && known.Node == node && r.Term >= known.Term:
 		delete(t.leads, shard)
 	}
+}
+
+func (l *Lead) takeFrozen(r *metapb.ReplicaReport, now time.Time) {
+	switch {
+	case r.FrozenIndex == 0:
+		l.FrozenSince = time.Time{}
+	case l.FrozenSince.IsZero():
+		l.FrozenSince = now
+	}
+}
+
+// takeFailures keeps since when the node's replicas have been stopped.
+func (h *heard) takeFailures(now time.Time) {
+	var failed map[kv.ShardID]time.Time // stays nil nearly always
+	for _, r := range h.report.Replicas {
+		if r.Failure == "" {
+			continue
+		}
+		if failed == nil {
+			failed = map[kv.ShardID]time.Time{}
+		}
+		since, ok := h.failed[kv.ShardID(r.Shard)]
+		if !ok {
+			since = now
+		}
+		failed[kv.ShardID(r.Shard)] = since
+	}
+	h.failed = failed
+}
+
+// health gives what the planner is to know of the node.
+func (h *heard) health(liveness Liveness, tuning Tuning, now time.Time) Health {
+	out := Health{Liveness: liveness, LastSeen: h.lastSeen, Report: h.report, FailedSince: h.failed, SilentFor: now.Sub(h.firstKnown)}
+	if !h.lastSeen.IsZero() {
+		out.SilentFor = now.Sub(h.lastSeen)
+	}
+	rest := tuning.SteadyAfter
+	if h.died {
+		rest = tuning.FlapRest
+	}
+	out.Steady = liveness == Alive && now.Sub(h.aliveSince) >= rest
+	return out
 }
 
 func (t *tracker) heardLocked(node kv.NodeID, now time.Time) *heard {
@@ -110,12 +178,16 @@ func (t *tracker) view(state *State, now time.Time) (map[kv.NodeID]Health, map[k
 		h := t.heardLocked(node, now)
 		liveness := h.judge(t.tuning, now)
 		if liveness != h.told {
+			was := h.told
 			h.told = liveness
 			if t.hooks.OnLiveness != nil {
 				t.hooks.OnLiveness(node, liveness)
 			}
+			if t.hooks.onLiveness != nil {
+				t.hooks.onLiveness(node, was, liveness)
+			}
 		}
-		health[node] = Health{Liveness: liveness, LastSeen: h.lastSeen, Report: h.report}
+		health[node] = h.health(liveness, t.tuning, now)
 	}
 	return health, maps.Clone(t.leads), true
 }
@@ -136,6 +208,7 @@ func (h *heard) judge(tuning Tuning, now time.Time) Liveness {
 		h.dead = false
 	}
 	if h.dead {
+		h.died = true
 		return Dead
 	}
 	return Alive

@@ -15,8 +15,11 @@ import (
 const (
 	// roundsApart bounds how often the loop plans, however many reports come.
 	roundsApart = 50 * time.Millisecond
-	retryFirst  = 500 * time.Millisecond
-	retryLast   = 15 * time.Second
+	// roundShare: a cluster that takes long to plan for is planned for less often, so
+	// that planning takes at most about a tenth of a core while reports keep coming.
+	roundShare = 9
+	retryFirst = 500 * time.Millisecond
+	retryLast  = 15 * time.Second
 )
 
 // loop plans and carries plans out, on the node that leads the meta shard. A
@@ -26,7 +29,10 @@ type loop struct {
 	machine  *Machine
 	meta     Meta
 	replicas Replicas
+	actions  Actions
 	peers    Peers
+	nudge    func() // report soon: something was done to a local replica
+	events   *eventLog
 	self     kv.NodeID
 	tracker  *tracker
 	tuning   Tuning
@@ -60,6 +66,7 @@ func (l *loop) run(ctx context.Context) {
 	ticker := time.NewTicker(l.tuning.Tick)
 	defer ticker.Stop()
 	var now *tenure
+	rest := roundsApart
 	defer func() { now.end() }()
 	for {
 		changed := l.machine.Changed()
@@ -72,11 +79,14 @@ func (l *loop) run(ctx context.Context) {
 		case now == nil:
 			now = newTenure(ctx)
 			l.log.Info("this node leads the meta shard")
+			l.events.add(l.now(), EventMetaLeader, l.self, kv.MetaShard, "node "+l.machine.State().nodeName(uint64(l.self))+" leads the meta shard")
 			fallthrough
 		default:
+			began := time.Now()
 			l.round(now.ctx)
+			rest = min(max(roundsApart, roundShare*time.Since(began)), l.tuning.Tick)
 		}
-		if pause(ctx, roundsApart) != nil {
+		if pause(ctx, rest) != nil {
 			return
 		}
 		select {
@@ -117,6 +127,9 @@ func (l *loop) round(ctx context.Context) {
 	for _, step := range Plan(in) {
 		l.start(ctx, step)
 	}
+	if step, ok := l.events.step(in.Now); ok {
+		l.start(ctx, step)
+	}
 }
 
 func (l *loop) input() (Input, bool) {
@@ -130,7 +143,7 @@ func (l *loop) input() (Input, bool) {
 		return Input{}, false
 	}
 	in := Input{
-		State: state, Now: now, Members: status.Members, Commit: status.CommitIndex,
+		State: state, Now: now, Self: l.self, Members: status.Members, Commit: status.CommitIndex,
 		Health: health, Leads: leads,
 		Moving: map[kv.ShardID]kv.NodeID{}, Busy: map[string]bool{}, Tuning: l.tuning,
 	}
@@ -160,6 +173,13 @@ func (l *loop) input() (Input, bool) {
 	return in, true
 }
 
+// whyWaiting gives why the last step of a key failed, "" if it did not.
+func (l *loop) whyWaiting(key string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.retry[key].reason
+}
+
 // start runs a step on a goroutine of its own, if there is room.
 func (l *loop) start(ctx context.Context, step Step) {
 	key := step.Key()
@@ -170,7 +190,7 @@ func (l *loop) start(ctx context.Context, step Step) {
 	}
 	l.running[key] = step
 	l.wg.Go(func() {
-		stepCtx, cancel := context.WithTimeout(ctx, l.tuning.StepTimeout)
+		stepCtx, cancel := context.WithTimeout(ctx, step.timeout(l.tuning))
 		defer cancel()
 		began := l.now()
 		err := l.execute(stepCtx, step)
@@ -210,42 +230,9 @@ func (l *loop) ended(step Step, err error, cutOff bool) {
 		}
 		return
 	}
-	l.log.Info("step done", "step", step.String())
-}
-
-// execute carries a step out. Every kind is safe to repeat.
-func (l *loop) execute(ctx context.Context, step Step) error {
-	switch step.Kind {
-	case StepAddNonvoter:
-		return l.meta.AddNonvoter(ctx, step.Server)
-	case StepPromote:
-		return l.meta.Promote(ctx, step.Server)
-	case StepCreateShards:
-		_, err := propose(ctx, l.meta, &metapb.Command{Body: &metapb.Command_CreateShards{
-			CreateShards: &metapb.CreateShards{Shards: step.Shards}}})
-		return err
-	case StepReport:
-		_, err := propose(ctx, l.meta, &metapb.Command{Body: &metapb.Command_ReportDescriptors{
-			ReportDescriptors: &metapb.ReportDescriptors{Reports: step.Reports}}})
-		return err
-	case StepTransfer:
-		return l.transfer(ctx, step)
-	default:
-		return kv.Errorf(kv.CodeInternal, kv.OutcomeNotApplied, "no way to carry out %q", step.Kind)
+	if step.Kind != StepEvents {
+		l.log.Info("step done", "step", step.String())
 	}
-}
-
-func (l *loop) transfer(ctx context.Context, step Step) error {
-	if step.From == l.self {
-		return l.replicas.Transfer(ctx, step.Shard, step.To)
-	}
-	req, err := proto.Marshal(&metapb.AdminRequest{Body: &metapb.AdminRequest_Transfer{
-		Transfer: &metapb.TransferRequest{Shard: uint64(step.Shard), To: uint64(step.To)}}})
-	if err != nil {
-		return err
-	}
-	_, err = l.peers.Call(ctx, step.From, MethodAdmin, req)
-	return err
 }
 
 // propose puts a command to the meta shard and gives its answer; a refusal by

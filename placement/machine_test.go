@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -18,6 +19,7 @@ type driver struct {
 	m       *Machine
 	index   uint64
 	version kv.Version
+	clock   func() time.Time // nil = the time is the index
 }
 
 func newDriver() *driver { return &driver{m: NewMachine()} }
@@ -26,6 +28,9 @@ func (d *driver) entry(commands ...*metapb.Command) kv.Entry {
 	d.index++
 	d.version += kv.Version(len(commands))
 	e := kv.Entry{Index: d.index, Term: 1, Stamp: kv.Stamp{Term: 1, Version: d.version - kv.Version(len(commands)) + 1, Ceiling: 1 << 40, NowMs: int64(d.index)}}
+	if d.clock != nil {
+		e.Stamp.NowMs = d.clock().UnixMilli()
+	}
 	for _, c := range commands {
 		c.Format = CommandFormat
 		data, err := proto.Marshal(c)

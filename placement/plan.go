@@ -2,13 +2,11 @@ package placement
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/quorate-db/quorate/kv"
-	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/kv/planted"
 	"github.com/quorate-db/quorate/placement/metapb"
 )
 
@@ -29,6 +27,13 @@ type Health struct {
 	Liveness Liveness
 	LastSeen time.Time          // zero = never
 	Report   *metapb.NodeReport // the last, its replicas ascending by shard; nil = none
+	// SilentFor is how long it has not been heard of, counted from when this leader
+	// could first have heard it.
+	SilentFor time.Duration
+	// Steady: it has been alive for long enough to be given replicas.
+	Steady bool
+	// FailedSince says since when replicas on it have been stopped; nil = none is.
+	FailedSince map[kv.ShardID]time.Time
 }
 
 // Lead says who leads a shard and since when the meta leader has known it.
@@ -36,12 +41,15 @@ type Lead struct {
 	Node  kv.NodeID
 	Term  uint64
 	Since time.Time
+	// FrozenSince is when the shard was first heard to be frozen; zero = it is not.
+	FrozenSince time.Time
 }
 
 // Input is all that a plan may depend on.
 type Input struct {
 	State   *State
 	Now     time.Time
+	Self    kv.NodeID   // this node, which leads the meta shard
 	Members []kv.Member // of the meta shard
 	Commit  uint64      // of the meta shard
 	Health  map[kv.NodeID]Health
@@ -61,12 +69,19 @@ type Tuning struct {
 	DeadAfter      time.Duration // without a report; 5 s
 	AliveAfter     int           // reports in a row bring a dead node back; 3
 	StepTimeout    time.Duration // 10 s
-	StepsAtOnce    int           // 8
+	LongTimeout    time.Duration // of a step that splits or merges; 60 s
+	StepsAtOnce    int           // 32
 	VotersMax      int           // of the meta shard; 5
 	CatchUpEntries uint64        // a replica that lags by no more is caught up; 256
 	LeaderStable   time.Duration // a younger leader is not moved; 2 s
 	TransferRest   time.Duration // a shard's leader is moved at most as often; 10 s
 	TransfersMax   int           // planned in a round; 4
+	SteadyAfter    time.Duration // alive for so long, a new node is given replicas; 2 s
+	FlapRest       time.Duration // likewise for one that was dead before; 1 min
+	FailedAfter    time.Duration // a replica that has failed for so long is replaced; 1 min
+	MergeRest      time.Duration // shards that changed later do not merge by themselves; 10 min
+	HotAfter       time.Duration // a leader younger than that does not split by load; 30 s
+	FreezeMax      time.Duration // a merge is given up when a shard was frozen for so long; 5 s
 }
 
 func (t Tuning) withDefaults() Tuning {
@@ -76,8 +91,15 @@ func (t Tuning) withDefaults() Tuning {
 	orDuration(&t.StepTimeout, 10*time.Second)
 	orDuration(&t.LeaderStable, 2*time.Second)
 	orDuration(&t.TransferRest, 10*time.Second)
+	orDuration(&t.LongTimeout, time.Minute)
+	orDuration(&t.SteadyAfter, 2*time.Second)
+	orDuration(&t.FlapRest, time.Minute)
+	orDuration(&t.FailedAfter, time.Minute)
+	orDuration(&t.MergeRest, 10*time.Minute)
+	orDuration(&t.HotAfter, 30*time.Second)
+	orDuration(&t.FreezeMax, 5*time.Second)
 	orInt(&t.AliveAfter, 3)
-	orInt(&t.StepsAtOnce, 8)
+	orInt(&t.StepsAtOnce, 32)
 	orInt(&t.VotersMax, 5)
 	orInt(&t.TransfersMax, 4)
 	if t.CatchUpEntries == 0 {
@@ -98,87 +120,40 @@ func orInt(n *int, otherwise int) {
 	}
 }
 
-// StepKind names what a step does.
-type StepKind string
-
-const (
-	// StepAddNonvoter makes Server follow the meta shard.
-	StepAddNonvoter StepKind = "add-nonvoter"
-	// StepPromote gives Server a vote in the meta shard.
-	StepPromote StepKind = "promote"
-	// StepCreateShards proposes the initial Shards.
-	StepCreateShards StepKind = "create-shards"
-	// StepReport proposes what shards said of themselves.
-	StepReport StepKind = "report-descriptors"
-	// StepTransfer tells From to hand the leadership of Shard to To.
-	StepTransfer StepKind = "transfer-leader"
-)
-
-// Step is one small change, safe to repeat and safe to fail.
-type Step struct {
-	Kind    StepKind
-	Server  kv.ServerID
-	Shards  []*kvpb.ShardDescriptor
-	Reports []*metapb.DescriptorReport
-	Shard   kv.ShardID
-	From    kv.NodeID
-	To      kv.NodeID
-}
-
-// Key names what a step works on. Steps with the same key exclude one another.
-func (s Step) Key() string {
-	switch s.Kind {
-	case StepAddNonvoter, StepPromote:
-		return "meta members"
-	case StepTransfer:
-		return "shard " + s.Shard.String()
-	default:
-		return string(s.Kind)
-	}
-}
-
-// String says in words what the step does.
-func (s Step) String() string {
-	switch s.Kind {
-	case StepAddNonvoter:
-		return fmt.Sprintf("let node %s follow the meta shard", s.Server.Node)
-	case StepPromote:
-		return fmt.Sprintf("give node %s a vote in the meta shard", s.Server.Node)
-	case StepCreateShards:
-		return fmt.Sprintf("create the initial shards (%d)", len(s.Shards))
-	case StepReport:
-		ids := make([]string, len(s.Reports))
-		for i, r := range s.Reports {
-			ids[i] = kv.ShardID(r.Shard.Shard).String()
-		}
-		return "record what shards say of themselves: " + strings.Join(ids, " ")
-	case StepTransfer:
-		return fmt.Sprintf("move the leader of shard %s from %s to %s", s.Shard, s.From, s.To)
-	default:
-		return string(s.Kind)
-	}
-}
-
 // Plan gives the next steps. It is pure: the same input gives the same steps in
 // the same order. Carrying all of them out, in any order and any number of
 // times, is safe; what is left to do is seen in the next input.
 func Plan(in Input) []Step {
+	steps, _ := plan(in)
+	return steps
+}
+
+func plan(in Input) ([]Step, *board) {
 	if in.State.ClusterID() == "" {
-		return nil
+		return nil, nil
 	}
 	in.Tuning = in.Tuning.withDefaults()
-	var steps []Step
-	steps = append(steps, planMembers(&in)...)
-	steps = append(steps, planShards(&in)...)
-	steps = append(steps, planReports(&in)...)
-	steps = append(steps, planLeaders(&in)...)
-	kept := steps[:0]
-	for _, s := range steps {
+	b := newBoard(&in)
+	b.steps = append(b.steps, planMembers(b)...)
+	b.steps = append(b.steps, planShards(b)...)
+	b.steps = append(b.steps, planReports(&in)...)
+	b.planRemovals()
+	b.carryMoves()
+	b.carrySplits()
+	b.carryMerges()
+	b.planRepairs()
+	b.planSplits()
+	b.planMerges()
+	b.planBalance()
+	b.steps = append(b.steps, planLeaders(b)...)
+	b.endRebalance()
+	kept := b.steps[:0]
+	for _, s := range b.steps {
 		if !in.Busy[s.Key()] {
 			kept = append(kept, s)
 		}
 	}
-	return kept
+	return kept, b
 }
 
 // replicaReport finds what a node last said of its replica of a shard, nil if it
@@ -199,7 +174,7 @@ func (in *Input) alive(node kv.NodeID) bool { return in.Health[node].Liveness ==
 // zoneOf gives the node's zone. A node without one is a zone by itself: nothing
 // is known that it would share with another.
 func zoneOf(n *metapb.Node) string {
-	if n.Zone != "" {
+	if n.Zone != "" && !planted.On(planted.ZonesIgnored) {
 		return "zone " + n.Zone
 	}
 	return "node " + kv.NodeID(n.Id).String()

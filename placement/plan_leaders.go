@@ -1,6 +1,8 @@
 package placement
 
 import (
+	"slices"
+
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
 	"github.com/quorate-db/quorate/placement/metapb"
@@ -9,127 +11,194 @@ import (
 // leaderBoard is the planner's view of who leads what, with the moves planned so
 // far taken into account.
 type leaderBoard struct {
+	*board
 	in    *Input
-	count map[kv.NodeID]int // leaders of each living active node that holds replicas
-	moved map[kv.ShardID]bool
+	count map[*holder]int // leaders of each node that may lead
+	led   map[*holder][]*seat
+	seats []seat
+	steps []Step
 }
 
-// move is a possible transfer.
-type move struct {
-	shard     kv.ShardID
-	from, to  kv.NodeID
-	gain      int // how many more leaders from has than to
-	preferred bool
+// seat is the leadership of one shard.
+type seat struct {
+	p      *part
+	leader *holder   // or who is about to be
+	may    []*holder // who may lead it now, in the order of its replicas
+	free   bool      // it may be moved now
 }
 
-// planLeaders evens out how many leaders each node has, when two differ by more
-// than one. Each move lowers the potential of P7; nothing moves for preference
-// alone.
-func planLeaders(in *Input) []Step {
-	b := newLeaderBoard(in)
-	var steps []Step
-	for len(steps) < in.Tuning.TransfersMax && b.uneven() {
-		m, ok := b.best()
-		if !ok {
-			break
-		}
-		b.count[m.from]--
-		b.count[m.to]++
-		b.moved[m.shard] = true
-		steps = append(steps, Step{Kind: StepTransfer, Shard: m.shard, From: m.from, To: m.to})
-	}
-	return steps
-}
-
-func newLeaderBoard(in *Input) *leaderBoard {
-	b := &leaderBoard{in: in, count: map[kv.NodeID]int{}, moved: map[kv.ShardID]bool{}}
-	for _, h := range in.State.Shards() {
-		for _, r := range h.Current.Replicas {
-			if node := kv.NodeID(r.Node); b.canLead(node) {
-				b.count[node] += 0
-			}
+// planLeaders takes leaders off nodes that shall not lead (draining, leaving, not
+// in the leaders' zone) and evens out how many each of the others has, when two
+// differ by more than one. Each step lowers the potential of P7.
+func planLeaders(b *board) []Step {
+	l := newLeaderBoard(b)
+	l.evacuate()
+	if b.balancing() {
+		for len(l.steps) < b.in.Tuning.TransfersMax && l.level() {
 		}
 	}
-	for _, h := range in.State.Shards() {
-		if node := b.leader(kv.ShardID(h.Current.Shard)); b.canLead(node) {
-			b.count[node]++
+	l.evacuateMeta()
+	return l.steps
+}
+
+func newLeaderBoard(b *board) *leaderBoard {
+	l := &leaderBoard{board: b, in: b.in, count: map[*holder]int{}, led: map[*holder][]*seat{}, seats: make([]seat, 0, len(b.parts))}
+	for i := range b.parts {
+		p := &b.parts[i]
+		lead, led := b.in.Leads[p.id]
+		to, moving := b.in.Moving[p.id]
+		s := seat{p: p, leader: p.leader}
+		if moving { // whoever leads meanwhile
+			s.leader, lead.Node = b.byID[uint64(to)], to
+		}
+		if (led || moving) && s.leader != nil {
+			s.may = l.mayLead(p, lead.Node)
+			s.free = !moving && !b.in.Busy[Step{Kind: StepTransfer, Shard: p.id}.Key()] && b.in.Now.Sub(lead.Since) >= b.in.Tuning.LeaderStable &&
+				!b.beingMerged(p)
+		}
+		l.seats = append(l.seats, s)
+	}
+	for i := range l.seats {
+		s := &l.seats[i]
+		for _, h := range s.may {
+			l.count[h] += 0
+		}
+		if s.leader != nil && slices.Contains(s.may, s.leader) {
+			l.count[s.leader]++
+			l.led[s.leader] = append(l.led[s.leader], s)
 		}
 	}
-	return b
+	return l
 }
 
-// leader gives who leads a shard, or will once it has been told to.
-func (b *leaderBoard) leader(shard kv.ShardID) kv.NodeID {
-	if to, ok := b.in.Moving[shard]; ok {
-		return to
+// beingMerged reports whether a merge of the shard is past aligning: it is over in
+// a moment, or its leader is being asked.
+func (b *board) beingMerged(p *part) bool {
+	if !p.busy {
+		return false
 	}
-	return b.in.Leads[shard].Node
+	m := b.in.State.Merge(p.id)
+	return m != nil && m.Stage != metapb.MergeStage_MERGE_ALIGNING
 }
 
-func (b *leaderBoard) canLead(node kv.NodeID) bool {
-	return b.in.alive(node) && b.in.State.Node(node).GetState() == metapb.NodeState_NODE_ACTIVE
-}
-
-// uneven reports whether two nodes differ by more than one leader.
-func (b *leaderBoard) uneven() bool {
-	least, most := -1, 0
-	for _, n := range b.count {
-		if least < 0 || n < least {
-			least = n
+// mayLead gives the nodes that should lead a shard, as far as they could now: in
+// the leaders' zone, if it has one of its replicas on a living node.
+func (l *leaderBoard) mayLead(p *part, leader kv.NodeID) []*holder {
+	out := make([]*holder, 0, len(p.record.Current.Replicas))
+	inZone := 0
+	for _, r := range p.record.Current.Replicas {
+		h := l.byID[r.Node]
+		if h == nil || !h.alive || h.node.State != metapb.NodeState_NODE_ACTIVE || r.Role != kvpb.ReplicaRole_ROLE_VOTER || l.removing(p, r.Node) {
+			continue
 		}
-		most = max(most, n)
-	}
-	return most-least > 1
-}
-
-// best gives the most useful move: to a preferred leader that has at least two
-// fewer, else to a preferred one that has one fewer (which makes way for
-// others), else to any replica that has at least two fewer.
-func (b *leaderBoard) best() (move, bool) {
-	var best move
-	rank := func(m move) int {
-		switch {
-		case m.preferred && m.gain >= 2:
-			return 3
-		case m.preferred && m.gain == 1:
-			return 2
-		case m.gain >= 2:
-			return 1
-		default:
-			return 0
+		if kv.NodeID(r.Node) != leader && !l.canTakeOver(p, r) {
+			continue
+		}
+		out = append(out, h)
+		if l.cfg.LeaderZone != "" && h.node.Zone == l.cfg.LeaderZone {
+			inZone++
 		}
 	}
-	for _, h := range b.in.State.Shards() {
-		b.moves(h.Current, func(m move) {
-			if rm, rb := rank(m), rank(best); rm > rb || rm == rb && rm > 0 && m.gain > best.gain {
-				best = m
-			}
-		})
+	if inZone == 0 || inZone == len(out) {
+		return out
 	}
-	return best, rank(best) > 0
+	return slices.DeleteFunc(out, func(h *holder) bool { return h.node.Zone != l.cfg.LeaderZone })
 }
 
-// moves calls yield for each transfer of the shard's leadership that is possible
-// now: from a settled leader to a living voter that has caught up.
-func (b *leaderBoard) moves(d *kvpb.ShardDescriptor, yield func(move)) {
-	shard := kv.ShardID(d.Shard)
-	lead, led := b.in.Leads[shard]
-	_, moving := b.in.Moving[shard]
-	if !led || moving || b.moved[shard] || b.in.Busy[Step{Kind: StepTransfer, Shard: shard}.Key()] ||
-		!b.canLead(lead.Node) || b.in.Now.Sub(lead.Since) < b.in.Tuning.LeaderStable {
+// removing reports whether the shard's replica on a node is about to go.
+func (l *leaderBoard) removing(p *part, node uint64) bool {
+	if !p.busy {
+		return false
+	}
+	m := l.in.State.Move(p.id)
+	return m != nil && !m.Cancelled && m.Remove.GetNode() == node
+}
+
+// hand plans a transfer.
+func (l *leaderBoard) hand(s *seat, to *holder) {
+	from := s.leader
+	if _, counted := l.count[from]; counted && slices.Contains(l.led[from], s) {
+		l.count[from]--
+		l.led[from] = slices.DeleteFunc(l.led[from], func(o *seat) bool { return o == s })
+	}
+	l.count[to]++
+	l.led[to] = append(l.led[to], s)
+	l.steps = append(l.steps, Step{Kind: StepTransfer, Shard: s.p.id, From: kv.NodeID(from.node.Id), To: kv.NodeID(to.node.Id)})
+	s.leader, s.free = to, false
+}
+
+// evacuate moves the leaders that sit where they should not, to whoever of those
+// that may has the fewest.
+func (l *leaderBoard) evacuate() {
+	for i := range l.seats {
+		s := &l.seats[i]
+		if len(l.steps) >= l.in.Tuning.TransfersMax {
+			return
+		}
+		if !s.free || s.leader == nil || len(s.may) == 0 || slices.Contains(s.may, s.leader) {
+			continue
+		}
+		l.hand(s, slices.MinFunc(s.may, func(a, b *holder) int { return l.count[a] - l.count[b] }))
+	}
+}
+
+// evacuateMeta hands the meta shard over if this node is draining. One that is being
+// removed does it last (forget).
+func (l *leaderBoard) evacuateMeta() {
+	h := l.byID[uint64(l.in.Self)]
+	if h == nil || h.node.State != metapb.NodeState_NODE_DRAINING {
 		return
 	}
-	leader := b.in.replicaReport(lead.Node, shard)
-	for i, r := range d.Replicas {
-		to := kv.NodeID(r.Node)
-		if to == lead.Node || r.Role != kvpb.ReplicaRole_ROLE_VOTER || !b.canLead(to) {
-			continue
-		}
-		replica := b.in.replicaReport(to, shard)
-		if replica == nil || replica.Failure != "" || replica.Role != string(kv.RoleFollower) ||
-			replica.AppliedIndex+b.in.Tuning.CatchUpEntries < leader.GetCommitIndex() {
-			continue
-		}
-		yield(move{shard: shard, from: lead.Node, to: to, gain: b.count[lead.Node] - b.count[to], preferred: i == 0})
+	before := len(l.board.steps)
+	l.leaveMeta()
+	l.steps = append(l.steps, l.board.steps[before:]...)
+	l.board.steps = l.board.steps[:before]
+}
+
+// level finds the shortest chain of shards along which leaders can be handed from
+// one of the nodes with the most to one with at least two fewer, and hands along it,
+// the last first. On a shortest chain no step makes the counts less even than
+// before it, and all of them together make them more even.
+func (l *leaderBoard) level() bool {
+	most := 0
+	for _, n := range l.count {
+		most = max(most, n)
 	}
+	type hop struct {
+		from *holder
+		seat *seat
+	}
+	came := map[*holder]hop{}
+	var queue []*holder
+	for _, h := range l.nodes {
+		if n, ok := l.count[h]; ok && n == most {
+			came[h] = hop{}
+			queue = append(queue, h)
+		}
+	}
+	for ; len(queue) > 0; queue = queue[1:] {
+		for _, first := range []bool{true, false} { // preferred leaders before others
+			for _, s := range l.led[queue[0]] {
+				if !s.free {
+					continue
+				}
+				for _, h := range s.may {
+					preferred := h.node.Id == s.p.record.Current.Replicas[0].Node
+					if _, seen := came[h]; seen || preferred != first {
+						continue
+					}
+					came[h] = hop{queue[0], s}
+					queue = append(queue, h)
+					if most-l.count[h] < 2 {
+						continue
+					}
+					for at := h; came[at].seat != nil; at = came[at].from {
+						l.hand(came[at].seat, at)
+					}
+					return true
+				}
+			}
+		}
+	}
+	return false
 }

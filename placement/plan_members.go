@@ -23,52 +23,60 @@ func metaVotersWanted(n, votersMax int) int {
 type members struct {
 	voters    map[kv.NodeID]bool
 	nonvoters map[kv.NodeID]bool
-	zones     map[string]int // voters by zone
+	zones     map[string]int // lasting voters by zone
+	// lasting counts the voters that are neither gone nor leaving; parting are the others.
+	lasting int
+	parting []kv.Member
 	// candidates are the living active nodes that follow without a vote, in order
 	// of registration.
 	candidates []*metapb.Node
 	wanted     int // voters
 }
 
-func membersOf(in *Input) members {
+func (b *board) members() members {
 	m := members{voters: map[kv.NodeID]bool{}, nonvoters: map[kv.NodeID]bool{}, zones: map[string]int{}}
-	for _, member := range in.Members {
+	for _, member := range b.in.Members {
 		if !member.Voter {
 			m.nonvoters[member.ID.Node] = true
 			continue
 		}
 		m.voters[member.ID.Node] = true
-		if n := in.State.Node(member.ID.Node); n != nil {
-			m.zones[zoneOf(n)]++
+		if h := b.byID[uint64(member.ID.Node)]; h != nil && h.stays() {
+			m.zones[h.zone]++
+			m.lasting++
+		} else {
+			m.parting = append(m.parting, member)
 		}
 	}
-	living := len(m.voters)
-	for _, n := range in.State.Members() {
-		id := kv.NodeID(n.Id)
-		if m.voters[id] || n.State != metapb.NodeState_NODE_ACTIVE || !in.alive(id) {
+	living := m.lasting
+	for _, h := range b.nodes {
+		id := kv.NodeID(h.node.Id)
+		if m.voters[id] || h.node.State != metapb.NodeState_NODE_ACTIVE || !h.alive {
 			continue
 		}
 		living++
 		if m.nonvoters[id] {
-			m.candidates = append(m.candidates, n)
+			m.candidates = append(m.candidates, h.node)
 		}
 	}
-	m.wanted = metaVotersWanted(living, in.Tuning.VotersMax)
+	m.wanted = metaVotersWanted(living, b.in.Tuning.VotersMax)
 	return m
 }
 
 // planMembers admits living nodes to the meta shard, one change at a time:
-// first everybody follows, then those that have caught up get votes.
-func planMembers(in *Input) []Step {
-	m := membersOf(in)
-	for _, n := range in.State.Members() {
-		id := kv.NodeID(n.Id)
-		if !m.voters[id] && !m.nonvoters[id] && in.alive(id) {
-			return []Step{{Kind: StepAddNonvoter, Server: metaServer(n)}}
+// first everybody follows, then those that have caught up get votes, then those
+// that are gone lose theirs.
+func planMembers(b *board) []Step {
+	m, in := b.members(), b.in
+	for _, h := range b.nodes {
+		id := kv.NodeID(h.node.Id)
+		if m.voters[id] || m.nonvoters[id] || !h.alive || h.node.State == metapb.NodeState_NODE_REMOVING && b.emptied(h) {
+			continue
 		}
+		return []Step{{Kind: StepAddNonvoter, Server: metaServer(h.node)}}
 	}
-	if len(m.voters) >= m.wanted {
-		return nil
+	if m.lasting >= m.wanted {
+		return b.partMembers(&m)
 	}
 	slices.SortStableFunc(m.candidates, func(a, b *metapb.Node) int { return cmp.Compare(m.zones[zoneOf(a)], m.zones[zoneOf(b)]) })
 	for _, n := range m.candidates {
@@ -79,6 +87,20 @@ func planMembers(in *Input) []Step {
 		if hopeful && in.betterThanRest(n, &m) {
 			return nil // it will catch up; do not spend its zone's vote on another zone
 		}
+	}
+	return nil
+}
+
+// partMembers takes the vote of a node that is gone, when the others are as many as there should be. With fewer than three of them, a node that is
+// gone keeps its vote: without it nothing more could be lost than with it.
+func (b *board) partMembers(m *members) []Step {
+	for _, member := range m.parting {
+		h := b.byID[uint64(member.ID.Node)]
+		leaving := h != nil && h.node.State == metapb.NodeState_NODE_REMOVING // goes last, by forget
+		if leaving || member.ID.Node == b.in.Self || h != nil && m.lasting < 3 || !b.metaQuorumWithout(member.ID.Node) {
+			continue
+		}
+		return []Step{{Kind: StepRemoveMember, Server: member.ID}}
 	}
 	return nil
 }

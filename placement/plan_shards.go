@@ -19,7 +19,8 @@ const descriptorsPerStep = 256
 
 // planShards makes the initial shards when the expected nodes have registered
 // and what can be known of them is known.
-func planShards(in *Input) []Step {
+func planShards(b *board) []Step {
+	in := b.in
 	settings := in.State.Settings()
 	registered := in.State.Members()
 	if len(in.State.Shards()) > 0 || len(registered) < int(max(1, settings.ExpectedNodes)) {
@@ -39,8 +40,8 @@ func planShards(in *Input) []Step {
 			living = append(living, n)
 		}
 	}
-	factor := min(int(settings.ReplicationFactor), active)
-	m := membersOf(in)
+	factor := min(b.cfg.ReplicationFactor, active)
+	m := b.members()
 	if len(living) < factor || factor == 0 || len(m.voters) < min(metaVotersBeforeData, m.wanted) {
 		return nil
 	}

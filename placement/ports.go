@@ -36,6 +36,9 @@ type Meta interface {
 	// leader. Both are no error if the server already stands so.
 	AddNonvoter(ctx context.Context, server kv.ServerID) error
 	Promote(ctx context.Context, server kv.ServerID) error
+	// Remove takes another server out of the configuration, on the leader. It is no
+	// error if it is not there.
+	Remove(ctx context.Context, server kv.ServerID) error
 }
 
 // ReplicaSpec is a replica to be made on this node.
@@ -158,6 +161,11 @@ type Hooks struct {
 	OnStep func(step Step, took time.Duration, err error)
 	// OnLiveness is told when the meta leader changes its mind about a node.
 	OnLiveness func(node kv.NodeID, now Liveness)
+
+	// The same, and new leaders of shards, for the log of events; both are called
+	// while the tracker is locked.
+	onLiveness func(node kv.NodeID, was, now Liveness)
+	onLead     func(shard kv.ShardID, node kv.NodeID, term uint64)
 }
 
 // Options is all that a Control needs. Every field without a remark is required.
@@ -175,6 +183,9 @@ type Options struct {
 	// ReplicationFactor and SplitPoints count when this node founds the cluster.
 	ReplicationFactor int // 0 = 3
 	SplitPoints       [][]byte
+	// Config has the other settings to found with (foundingConfig): zero takes the
+	// default, a negative number means zero. Its ReplicationFactor does not count.
+	Config kv.ClusterConfig
 
 	// LearnAddresses is told where nodes listen for peers. It must not block for
 	// long.

@@ -36,6 +36,7 @@ type picture struct {
 	health   map[kv.NodeID]*metapb.NodeHealth
 	replicas map[kv.ShardID]map[kv.NodeID]*metapb.ReplicaReport
 	leaders  map[kv.ShardID]*metapb.ReplicaReport
+	reports  map[kv.NodeID]*metapb.NodeReport
 	led      map[kv.NodeID]int // data shards that a node leads
 	leaderOf map[kv.ShardID]kv.NodeID
 }
@@ -46,6 +47,7 @@ func (v *views) picture(ctx context.Context) *picture {
 		health:   map[kv.NodeID]*metapb.NodeHealth{},
 		replicas: map[kv.ShardID]map[kv.NodeID]*metapb.ReplicaReport{},
 		leaders:  map[kv.ShardID]*metapb.ReplicaReport{},
+		reports:  map[kv.NodeID]*metapb.NodeReport{},
 		led:      map[kv.NodeID]int{},
 		leaderOf: map[kv.ShardID]kv.NodeID{},
 	}
@@ -70,6 +72,7 @@ func (v *views) picture(ctx context.Context) *picture {
 // add takes a node's report in; a later one of the same node replaces it.
 func (p *picture) add(report *metapb.NodeReport) {
 	node := kv.NodeID(report.GetNode())
+	p.reports[node] = report
 	for _, r := range report.GetReplicas() {
 		shard := kv.ShardID(r.Shard)
 		if p.replicas[shard] == nil {
@@ -157,9 +160,54 @@ func (c *Control) Nodes(ctx context.Context) []kv.NodeInfo {
 			Replicas:   placed[n.Id],
 			Leaders:    p.led[id],
 			DiskBytes:  h.GetReport().GetDiskBytes(),
+			DiskFree:   h.GetReport().GetDiskFreeBytes(),
+			State:      nodeState(n.State),
 		})
+		out[len(out)-1].Bytes, out[len(out)-1].Reads, out[len(out)-1].Writes = p.sums(id)
 	}
 	return out
+}
+
+// sums adds up what a node's data replicas hold and serve. A write counts where the
+// shard is led.
+func (p *picture) sums(node kv.NodeID) (size int64, reads, writes float64) {
+	for _, r := range p.reports[node].GetReplicas() {
+		if kv.ShardID(r.Shard) == kv.MetaShard {
+			continue
+		}
+		size += r.Bytes
+		reads += r.Reads
+		if r.LeaderReady {
+			writes += r.Writes
+		}
+	}
+	return size, reads, writes
+}
+
+func nodeState(s metapb.NodeState) kv.NodeState {
+	switch s {
+	case metapb.NodeState_NODE_DRAINING:
+		return kv.NodeDraining
+	case metapb.NodeState_NODE_REMOVING:
+		return kv.NodeRemoving
+	default:
+		return kv.NodeActive
+	}
+}
+
+// shardChange says what is being done to a shard.
+func shardChange(s *State, shard kv.ShardID) kv.ShardChange {
+	if m := s.Move(shard); m != nil {
+		return kv.ShardChange{Kind: kv.OperationMove, From: kv.NodeID(m.Remove.GetNode()), To: kv.NodeID(m.Add.GetNode()), Operation: m.Operation,
+			Detail: s.moveText(m) + " (" + reasonText(m.Reason) + ")"}
+	}
+	if c := s.Split(shard); c != nil {
+		return kv.ShardChange{Kind: kv.OperationSplit, Operation: c.Operation, Detail: "its right half becomes shard " + kv.ShardID(c.Child).String()}
+	}
+	if m := s.Merge(shard); m != nil {
+		return kv.ShardChange{Kind: kv.OperationMerge, Operation: m.Operation, Detail: mergeDetail(m)}
+	}
+	return kv.ShardChange{}
 }
 
 // Shards gives the shards in the order of their ranges. A zero Leader means that
@@ -172,12 +220,14 @@ func (c *Control) Shards(ctx context.Context) []kv.ShardInfo {
 		lead := p.leaders[shard]
 		info := kv.ShardInfo{
 			Descriptor: h.Current, Leader: p.leaderOf[shard], Term: lead.GetTerm(), Bytes: lead.GetBytes(), Keys: lead.GetKeys(),
+			Writes: lead.GetWrites(), Change: shardChange(p.state, shard),
 		}
 		for _, r := range h.Current.Replicas {
 			id := kv.ServerID{Node: kv.NodeID(r.Node), Shard: shard, Incarnation: r.Incarnation}
 			replica := kv.ReplicaInfo{ID: id}
 			if got := p.replicas[shard][id.Node]; got.GetIncarnation() == id.Incarnation {
 				replica.Role, replica.AppliedIndex, replica.Failure = kv.Role(got.GetRole()), got.GetAppliedIndex(), got.GetFailure()
+				info.Reads += got.GetReads()
 			}
 			info.Replicas = append(info.Replicas, replica)
 		}
@@ -196,7 +246,7 @@ func (c *Control) Cluster(ctx context.Context) kv.ClusterInfo {
 	out := kv.ClusterInfo{
 		ID:                cmp.Or(p.state.ClusterID(), c.agent.identity.ClusterID()),
 		Shards:            len(p.state.Shards()),
-		ReplicationFactor: int(p.state.Settings().ReplicationFactor),
+		ReplicationFactor: p.state.Config().ReplicationFactor,
 	}
 	if p.known {
 		out.MetaLeader = c.agent.meta.Leader()
@@ -232,8 +282,8 @@ func (c *Control) Checks() []kv.Check {
 	default:
 	}
 	missing := 0
-	for _, h := range state.Shards() {
-		if spec, ok := assignment(h, a.self); ok && !a.replicas.Known(spec.ID) {
+	for _, spec := range a.assigned(state) {
+		if len(spec.Members) > 0 && !a.replicas.Known(spec.ID) {
 			missing++
 		}
 	}

@@ -83,22 +83,23 @@ type operation struct {
 // itself to the first key's, which knows whether it was applied.
 func (b *batch) groups() [][]operation {
 	type place struct {
-		shard kv.ShardID
-		id    requestID
+		n  int
+		id requestID
 	}
 	var alone [][]operation
 	fitting := b.todo[:0:0]
-	var places []place
+	p := places{r: b.r}
+	var where []place
 	for _, o := range b.todo {
-		d, err := b.r.locate(firstKey(o.txn), kv.OutcomeNotApplied)
-		if err == nil && !ownsTxn(d, o.txn) {
+		n, d := p.of(firstKey(o.txn))
+		if d != nil && !ownsTxn(d, o.txn) {
 			alone = append(alone, []operation{o})
 			continue
 		}
 		fitting = append(fitting, o)
-		places = append(places, place{kv.ShardID(d.GetShard()), o.id})
+		where = append(where, place{n, o.id})
 	}
-	for _, indices := range group(len(fitting), kv.OpsMax, func(i int) place { return places[i] }) {
+	for _, indices := range group(len(fitting), kv.OpsMax, func(i int) place { return where[i] }) {
 		ops := make([]operation, len(indices))
 		for n, i := range indices {
 			ops[n] = fitting[i]
@@ -182,9 +183,13 @@ func (b *batch) locate(txns []*kvpb.Txn) (*kvpb.ShardDescriptor, error) {
 		return d, err
 	}
 	for _, txn := range txns {
-		// An unknown shard is nil, and its number zero.
-		other, _ := b.r.locate(firstKey(txn), kv.OutcomeNotApplied)
-		if other.GetShard() != d.GetShard() || d != nil && !ownsTxn(d, txn) {
+		apart := false
+		if err != nil {
+			_, apart = b.r.shards.Lookup(firstKey(txn))
+		} else {
+			apart = !ownsTxn(d, txn)
+		}
+		if apart {
 			return nil, errScattered
 		}
 	}

@@ -113,11 +113,12 @@ func (r *Router) MultiGet(ctx context.Context, keys [][]byte, opts kv.ReadOption
 		pending[i] = i
 	}
 	for len(pending) > 0 {
-		// Those of unknown shards, number zero, are together; they are located again
+		// Those of unknown places are together; they are located again
 		// when their turn comes.
-		groups := group(len(pending), getsPerReadMax, func(i int) uint64 {
-			d, _ := r.shards.Lookup(keys[pending[i]])
-			return d.GetShard()
+		p := places{r: r}
+		groups := group(len(pending), getsPerReadMax, func(i int) int {
+			place, _ := p.of(keys[pending[i]])
+			return place
 		})
 		for _, g := range groups {
 			for n, i := range g {
@@ -162,6 +163,9 @@ func (m *multiGet) run(ctx context.Context, indices []int) {
 			return
 		}
 		switch code := kv.CodeOf(err); {
+		case err == error(errScattered) && ctx.Err() != nil:
+			m.fail(a.failure(ctx, kv.Errorf(kv.CodeTimeout, kv.OutcomeNone, "the shards changed until there was no time left")))
+			return
 		case err == error(errScattered):
 			m.mu.Lock()
 			m.scattered = append(m.scattered, indices...)

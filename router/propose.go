@@ -73,6 +73,9 @@ func (r *Router) apply(ctx context.Context, a *attempts, c *command, locate loca
 	for renewals := 0; ; {
 		d, err := locate()
 		if err == error(errScattered) {
+			if ctx.Err() != nil { // no map, however it changes, keeps a request for ever
+				err = a.failure(ctx, kv.Errorf(kv.CodeTimeout, kv.OutcomeNotApplied, "the shards changed until there was no time left"))
+			}
 			return nil, kv.Served{}, err
 		}
 		var result *kvpb.Result

@@ -3,7 +3,33 @@ package router
 import (
 	"sync"
 	"sync/atomic"
+
+	"github.com/quorate-db/quorate/kv/kvpb"
 )
+
+// places finds where keys belong, by one view of the map: a key stays where it, or a
+// key beside it, was found first. A place is a piece of the key space and not a
+// shard: while the map has heard of a change only in part, a shard may have several.
+type places struct {
+	r    *Router
+	seen []*kvpb.ShardDescriptor
+}
+
+// of gives the number of a key's place and what the map says of it; -1 and nil if
+// the map does not know.
+func (p *places) of(key []byte) (int, *kvpb.ShardDescriptor) {
+	for i, d := range p.seen {
+		if owns(d, key) {
+			return i, d
+		}
+	}
+	d, ok := p.r.shards.Lookup(key)
+	if !ok {
+		return -1, nil
+	}
+	p.seen = append(p.seen, d)
+	return len(p.seen) - 1, d
+}
 
 // group sorts 0 to n-1 by where they belong, in order of first appearance and
 // without changing the order within a place, at most most to a group.

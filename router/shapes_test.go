@@ -246,3 +246,35 @@ func TestALateAttemptFindsTheShardChanged(t *testing.T) {
 		}
 	})
 }
+
+// TestAShardInTwoPieces has a map that has heard of a child in the middle of what it
+// believes to be one shard's: what lies left and right of it is not one group.
+func TestAShardInTwoPieces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 2)
+		c.mustPut("a", "m", "z")
+		c.split(2, "k", 9)
+		c.split(9, "p", 10)
+		v := c.nodes[2].view
+		v.follows = false
+		v.Learn(c.shards[9].desc)
+		if all := v.Overlapping(nil, nil); len(all) != 3 || all[0].Shard != all[2].Shard {
+			t.Fatalf("the map is %v", all)
+		}
+		// Until the map hears of the third shard, nobody knows who has the rest.
+		news := time.AfterFunc(time.Second, v.refresh)
+		got, err := c.router(2).MultiGet(context.Background(), [][]byte{[]byte("a"), []byte("z"), []byte("m")}, kv.ReadOptions{})
+		if err != nil || string(got[0].Item.GetKey()) != "a" || string(got[1].Item.GetKey()) != "z" {
+			t.Fatalf("%v, %v", got, err)
+		}
+		v.descs = []*kvpb.ShardDescriptor{{Shard: 2, Generation: 1, Replicas: c.shards[2].desc.Replicas}}
+		v.Learn(c.shards[9].desc)
+		news.Reset(time.Second)
+		defer news.Stop()
+		for i, o := range c.router(2).Batch(context.Background(), counters("b", "y", "n", "x"), nil) {
+			if o.Err != nil || o.Written.Result.Ops[0].Number != 1 {
+				t.Errorf("operation %d: %+v", i, o)
+			}
+		}
+	})
+}

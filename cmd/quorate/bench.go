@@ -68,19 +68,6 @@ what would have waited: look at the largest gap between two successes as well.`,
 	return cmd
 }
 
-func benchLoadCommand(env lookupEnv) *cobra.Command {
-	var f benchFlags
-	cmd := &cobra.Command{
-		Use:   "load",
-		Short: "Write the keys that the workloads use",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return f.run(cmd, false) },
-	}
-	f.addTo(cmd, env)
-	f.cfg.ScanItems = 1
-	return cmd
-}
-
 func (f *benchFlags) addTo(cmd *cobra.Command, env lookupEnv) {
 	f.clientFlags.addTo(cmd, env, formatTable)
 	flags := cmd.Flags()

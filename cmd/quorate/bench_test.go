@@ -51,3 +51,42 @@ func TestBenchOfABrokenCluster(t *testing.T) {
 		t.Fatalf("exit %d\n%s%s", code, out, talk)
 	}
 }
+
+func TestBenchFillsAndVerifies(t *testing.T) {
+	n := startNode()
+	defer n.server.Close()
+	const line = "load --bytes 100KiB --value-size 1013 --clients 4 -o json"
+	var r bench.FillReport
+	run := func(line string, want int) string {
+		t.Helper()
+		code, out, talk := benchRun(t, n, line)
+		r = bench.FillReport{}
+		if err := json.Unmarshal([]byte(out), &r); code != want || err != nil {
+			t.Fatalf("%s: exit %d, %v\n%s%s", line, code, err, out, talk)
+		}
+		return talk
+	}
+	run(line, exitOK)
+	if r.Ops != 100 || r.Bytes != 100<<10 || n.data.Len() != 100 || r.Next != 100 {
+		t.Fatalf("%+v", r)
+	}
+	run(line+" --verify", exitOK)
+	if r.Ops != 100 || r.Wrong+r.Missed != 0 || r.Bytes != 100<<10 {
+		t.Fatalf("%+v", r)
+	}
+	if talk := run(line+" --verify --seed 2 --from 50", exitFailure); r.Wrong != 50 || r.Ops != 50 || !strings.Contains(talk, "0 keys are missing and 50 wrong") {
+		t.Errorf("%+v %s", r, talk)
+	}
+	if talk := run(line+" --verify --key-prefix other/", exitFailure); r.Missed == 0 || !strings.Contains(talk, "are missing and 0 wrong") {
+		t.Errorf("%+v %s", r, talk)
+	}
+	n.data.Fail(&kv.Error{Code: kv.CodeStorageFull, Outcome: kv.OutcomeNotApplied, Detail: "told to fail"})
+	if talk := run(line+" --clients 1", exitFailure); r.Next != 0 || !strings.Contains(talk, "go on with --from 0") {
+		t.Errorf("%+v %s", r, talk)
+	}
+	for _, line := range []string{"load --verify", "load --from 3", "load --bytes 1k --keys 3", "load --bytes 1k --from 99", "load --bytes x", "load --bytes 1k --value-size 0", "load --bytes 1k --clients 0"} {
+		if code, out, talk := benchRun(t, n, line); code != exitUsage {
+			t.Errorf("%s: exit %d\n%s%s", line, code, out, talk)
+		}
+	}
+}

@@ -66,7 +66,7 @@ func nodeState(n *client.Node) cell {
 func size(n int64) cell { return cell{text: bytesShown(n), right: true} }
 
 func freeShown(n *client.Node) cell {
-	if n.DiskFree == 0 && n.DiskBytes == 0 {
+	if n.DiskFree == 0 { // not reported
 		return cell{text: "-", right: true}
 	}
 	return size(n.DiskFree)

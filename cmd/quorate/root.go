@@ -13,8 +13,8 @@ import (
 const envPrefix = "QUORATE_"
 
 // serverCommands are the commands that run nodes instead of talking to them.
-func serverCommands() []*cobra.Command {
-	return []*cobra.Command{serveCommand(), devCommand()}
+func serverCommands(env lookupEnv) []*cobra.Command {
+	return []*cobra.Command{serveCommand(), devCommand(env)}
 }
 
 // newRoot puts the command line together: the commands that talk to a cluster,

@@ -52,7 +52,7 @@ func (e exitError) Error() string { return e.message }
 
 // run is the command line without the process around it.
 func run(ctx context.Context, args []string, std streams, env lookupEnv) int {
-	return execute(ctx, newRoot(std, env, serverCommands()...), args, std.err)
+	return execute(ctx, newRoot(std, env, serverCommands(env)...), args, std.err)
 }
 
 func execute(ctx context.Context, root *cobra.Command, args []string, stderr io.Writer) int {

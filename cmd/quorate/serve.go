@@ -10,10 +10,13 @@ import (
 	"path/filepath"
 	"runtime/pprof"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/quorate-db/quorate/internal/server"
+	"github.com/quorate-db/quorate/kv"
 )
 
 // serveOptions are the flags of `quorate serve`.
@@ -23,6 +26,75 @@ type serveOptions struct {
 	logLevel      string
 	stopWithStdin bool
 	cpuProfile    string
+	founding      foundingFlags
+}
+
+// foundingFlags are the settings that a new cluster begins with.
+type foundingFlags struct {
+	deadGrace       time.Duration
+	splitSize       sizeFlag
+	splitLoad       float64
+	mergeSize       sizeFlag
+	leaderZone      string
+	snapshotRate    sizeFlag
+	movesPerNode    int
+	movesPerCluster int
+}
+
+func (o *foundingFlags) addTo(f *pflag.FlagSet) {
+	d := kv.DefaultClusterConfig()
+	o.splitSize, o.mergeSize, o.snapshotRate = sizeFlag(d.SplitBytes), sizeFlag(d.MergeBytes), sizeFlag(d.SnapshotRate)
+	f.DurationVar(&o.deadGrace, "dead-grace", d.DeadGrace, "new cluster: a node that is silent for so long is replaced")
+	f.Var(&o.splitSize, "split-size", "new cluster: a shard larger than this splits; 0 = never by size")
+	f.Float64Var(&o.splitLoad, "split-load", d.SplitLoad, "new cluster: a shard with more operations a second may split; 0 = never by load")
+	f.Var(&o.mergeSize, "merge-size", "new cluster: neighbours that are smaller than this together merge; 0 = never")
+	f.StringVar(&o.leaderZone, "leader-zone", "", "new cluster: zone in which leaders are preferred")
+	f.Var(&o.snapshotRate, "snapshot-rate", "new cluster: bytes a second that a node sends in snapshots; 0 = unlimited")
+	f.IntVar(&o.movesPerNode, "moves-per-node", d.MovesPerNode, "new cluster: replicas that move at once, in or out of a node")
+	f.IntVar(&o.movesPerCluster, "moves-per-cluster", d.MovesPerCluster, "new cluster: replicas that move at once in all")
+}
+
+// foundingNames are the names of the flags.
+var foundingNames = []string{"dead-grace", "split-size", "split-load", "merge-size", "leader-zone", "snapshot-rate", "moves-per-node", "moves-per-cluster"}
+
+// args gives the flags that are not as serve has them by itself.
+func (o *foundingFlags) args(f *pflag.FlagSet) []string {
+	serve := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	new(foundingFlags).addTo(serve)
+	var args []string
+	for _, name := range foundingNames {
+		if v := f.Lookup(name).Value.String(); f.Changed(name) || v != serve.Lookup(name).DefValue {
+			args = append(args, "--"+name, v)
+		}
+	}
+	return args
+}
+
+// settings gives the founding settings as server.Config takes them: never is written
+// as -1. A split size that was given takes an unspoken merge size with it.
+func (o *foundingFlags) settings(f *pflag.FlagSet) (kv.ClusterConfig, error) {
+	c := kv.DefaultClusterConfig()
+	c.DeadGrace, c.SplitBytes, c.SplitLoad, c.LeaderZone = o.deadGrace, int64(o.splitSize), o.splitLoad, o.leaderZone
+	c.SnapshotRate, c.MovesPerNode, c.MovesPerCluster = int64(o.snapshotRate), o.movesPerNode, o.movesPerCluster
+	if c.MergeBytes = int64(o.mergeSize); !f.Changed("merge-size") && c.SplitBytes > 0 {
+		c.MergeBytes = min(c.MergeBytes, c.SplitBytes/kv.MergeShare)
+	}
+	if err := c.Validate(); err != nil {
+		return c, err
+	}
+	never := func(n *int64) {
+		if *n == 0 {
+			*n = -1
+		}
+	}
+	never(&c.SplitBytes)
+	never(&c.MergeBytes)
+	never(&c.SnapshotRate)
+	if c.SplitLoad == 0 {
+		c.SplitLoad = -1
+	}
+	c.ReplicationFactor, c.AutoBalance = 0, false // not of these flags
+	return c, nil
 }
 
 func serveCommand() *cobra.Command {
@@ -35,9 +107,16 @@ func serveCommand() *cobra.Command {
 The first time, start every node with the same --join (peer addresses of all of
 them) and --expect (how many there are): the owner of the first address founds
 the cluster when all have answered. Later, the same command line starts the node
-again; a new node needs --join with any member's address.`,
+again; a new node needs --join with any member's address.
+
+Flags that begin with "new cluster" count only where this node founds it. Later the
+same settings are changed with 'quorate config set'.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if o.config.Cluster, err = o.founding.settings(cmd.Flags()); err != nil {
+				return usageError{err}
+			}
 			return runServe(cmd.Context(), o, cmd.InOrStdin(), cmd.ErrOrStderr())
 		},
 	}
@@ -54,6 +133,7 @@ again; a new node needs --join with any member's address.`,
 	f.IntVar(&c.Initial.Count, "shards", 1, "new cluster: number of shards, cut evenly over [0-9A-Za-z]")
 	f.StringSliceVar(&c.Initial.SplitPoints, "split-points", nil, "new cluster: keys at which shards begin, instead of --shards")
 	f.IntVar(&c.Initial.ReplicationFactor, "replication-factor", 3, "new cluster: copies of each shard, 1 to 7")
+	o.founding.addTo(f)
 	f.StringVar(&c.Log, "log", "shared", "raft log of data shards: shared (one store for all) or bolt (a file for each)")
 	f.BoolVar(&c.Insecure, "insecure", false, "allow listening beyond loopback although there is no security yet")
 	f.DurationVar(&c.Timing.Heartbeat, "heartbeat-timeout", server.DefaultTiming.Heartbeat, "a follower that hears nothing for this long starts an election")

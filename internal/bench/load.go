@@ -78,18 +78,26 @@ func (l *loader) loop(ctx context.Context, w *worker, client int) error {
 // put writes one key, again if it fails: writing the same value twice is harmless.
 func (l *loader) put(ctx context.Context, w *worker, client int, key string) error {
 	value := w.values.draw(w.rand)
+	return l.try(ctx, client, KindInsert, key, func(ctx context.Context) (bool, error) {
+		return false, w.session.Put(ctx, key, value)
+	})
+}
+
+// try does an operation until it succeeds or has failed loadTries times. It gives no
+// error when ctx ends first.
+func (l *loader) try(ctx context.Context, client int, kind Kind, key string, do func(ctx context.Context) (missed bool, err error)) error {
 	for try := 1; ; try++ {
 		start := time.Now()
-		err := w.session.Put(ctx, key, value)
+		missed, err := do(ctx)
 		if err != nil && ctx.Err() != nil {
 			return nil
 		}
-		l.recorder.record(client, sample{kind: KindInsert, start: start, end: time.Now(), err: err}, l.driver)
+		l.recorder.record(client, sample{kind: kind, start: start, end: time.Now(), missed: missed && err == nil, err: err}, l.driver)
 		if err == nil {
 			return nil
 		}
 		if try == loadTries {
-			return fmt.Errorf("bench: load: key %q, after %d tries: %w", key, try, err)
+			return fmt.Errorf("bench: %s: key %q, after %d tries: %w", l.config.Workload.Name, key, try, err)
 		}
 		pause(ctx, time.Duration(try)*loadRetryPause)
 	}

@@ -37,9 +37,10 @@ type Options struct {
 type Cluster struct {
 	opts Options
 
-	mu    sync.Mutex
-	nodes []*process // newest life of each node, nil if it never ran; index i-1
-	extra [][]string // arguments of each node alone; index i-1
+	mu      sync.Mutex
+	nodes   []*process   // newest life of each node, nil if it never ran; index i-1
+	extra   [][]string   // arguments of each node alone; index i-1
+	retired map[int]bool // nodes that are no more started or waited for, by i
 }
 
 // process is one life of one node.
@@ -53,7 +54,7 @@ type process struct {
 
 // New describes a cluster and starts nothing.
 func New(opts Options) *Cluster {
-	return &Cluster{opts: opts, nodes: make([]*process, opts.Nodes), extra: make([][]string, opts.Nodes)}
+	return &Cluster{opts: opts, nodes: make([]*process, opts.Nodes), extra: make([][]string, opts.Nodes), retired: map[int]bool{}}
 }
 
 // Add describes one more node, which joins by the addresses of the founders, and
@@ -66,7 +67,25 @@ func (c *Cluster) Add(extra ...string) int {
 	return len(c.nodes)
 }
 
-// Count gives how many nodes are described.
+// Retire takes node i out: it is not started with the others and not waited for. Its
+// number is not used again.
+func (c *Cluster) Retire(i int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.retired[i] = true
+}
+
+// Retired tells whether node i was taken out.
+func (c *Cluster) Retired(i int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.retired[i]
+}
+
+// Founders gives how many nodes found the cluster.
+func (c *Cluster) Founders() int { return c.opts.Nodes }
+
+// Count gives how many nodes are described, retired ones too: the highest number.
 func (c *Cluster) Count() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -78,11 +97,13 @@ func (c *Cluster) HTTPAddress(i int) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(c.opts.HTTPPort+i-1))
 }
 
-// Endpoints gives the base URLs of all nodes.
+// Endpoints gives the base URLs of all nodes that are not retired.
 func (c *Cluster) Endpoints() []string {
-	urls := make([]string, c.Count())
-	for i := range urls {
-		urls[i] = "http://" + c.HTTPAddress(i+1)
+	var urls []string
+	for i := 1; i <= c.Count(); i++ {
+		if !c.Retired(i) {
+			urls = append(urls, "http://"+c.HTTPAddress(i))
+		}
 	}
 	return urls
 }
@@ -176,10 +197,10 @@ func (p *process) endedBy(sig syscall.Signal) bool {
 	return ok && status.Signaled() && status.Signal() == sig
 }
 
-// StartAll starts every node that does not run.
+// StartAll starts every node that does not run and is not retired.
 func (c *Cluster) StartAll() error {
 	for i := 1; i <= c.Count(); i++ {
-		if c.Running(i) {
+		if c.Running(i) || c.Retired(i) {
 			continue
 		}
 		if err := c.Start(i); err != nil {
@@ -290,17 +311,39 @@ func (c *Cluster) LogTail(i, lines int) string {
 
 // Poll calls ready every interval until it says yes, ctx ends, or a node dies.
 func (c *Cluster) Poll(ctx context.Context, interval time.Duration, ready func(context.Context) error) error {
+	return poll(ctx, interval, ready, func() error {
+		for i := 1; i <= c.Count(); i++ {
+			if err := c.dead(i); err != nil && !c.Retired(i) {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// PollNode is Poll for who depends on node i alone.
+func (c *Cluster) PollNode(ctx context.Context, i int, interval time.Duration, ready func(context.Context) error) error {
+	return poll(ctx, interval, ready, func() error { return c.dead(i) })
+}
+
+// dead tells how node i died, nil if it has not.
+func (c *Cluster) dead(i int) error {
+	if p := c.process(i); p != nil && p.exited() {
+		return fmt.Errorf("%s ended (%v); its last lines:\n%s", Name(i), p.err, c.LogTail(i, 15))
+	}
+	return nil
+}
+
+func poll(ctx context.Context, interval time.Duration, ready func(context.Context) error, dead func() error) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
-	var last error
 	for {
-		if last = ready(ctx); last == nil {
+		last := ready(ctx)
+		if last == nil {
 			return nil
 		}
-		for i := 1; i <= c.Count(); i++ {
-			if p := c.process(i); p != nil && p.exited() {
-				return fmt.Errorf("%s ended (%v); its last lines:\n%s", Name(i), p.err, c.LogTail(i, 15))
-			}
+		if err := dead(); err != nil {
+			return err
 		}
 		select {
 		case <-tick.C:

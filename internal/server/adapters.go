@@ -203,3 +203,7 @@ func (m metaReplica) AddNonvoter(ctx context.Context, server kv.ServerID) error 
 func (m metaReplica) Promote(ctx context.Context, server kv.ServerID) error {
 	return m.with(func(r *raftnode.Replica) error { return r.Promote(ctx, server) })
 }
+
+func (m metaReplica) Remove(ctx context.Context, server kv.ServerID) error {
+	return m.with(func(r *raftnode.Replica) error { return r.Remove(ctx, server) })
+}

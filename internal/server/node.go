@@ -34,8 +34,11 @@ type World struct {
 	// OnDisk tells that FS is the operating system's, so that bolt files can be used.
 	OnDisk bool
 	// Mesh makes the node's mesh once its identity is known.
-	Mesh   func(id *Identity, book func(kv.NodeID) (string, bool), learn func(map[kv.NodeID]string)) (Mesh, error)
-	Now    func() time.Time
+	Mesh func(id *Identity, book func(kv.NodeID) (string, bool), learn func(map[kv.NodeID]string)) (Mesh, error)
+	Now  func() time.Time
+	// Steady is a clock that measures intervals and never jumps. Nil: Now, whose times
+	// then have to carry a monotonic reading, as those of time.Now do.
+	Steady func() time.Time
 	Logger *slog.Logger
 	Hooks  Hooks
 	// Timing is what Config.Timing does not say; zero fields take the defaults.

@@ -116,10 +116,19 @@ func (n *Node) controlOptions() placement.Options {
 		Peers:             controlPeers{routerPeers{n.mesh}},
 		ReplicationFactor: c.Initial.ReplicationFactor,
 		SplitPoints:       points,
+		Config:            c.Cluster,
 		LearnAddresses:    n.book.learn,
 		Disk:              n.diskUsed,
-		Now:               n.world.Now,
+		Now:               n.world.steady(),
 		Logger:            n.log,
 		Hooks:             n.world.Hooks.Placement,
 	}
+}
+
+// steady gives the clock for intervals.
+func (w World) steady() func() time.Time {
+	if w.Steady != nil {
+		return w.Steady
+	}
+	return w.Now
 }

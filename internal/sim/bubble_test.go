@@ -61,8 +61,12 @@ func goroutinesOf(bubble string) []string {
 	return out
 }
 
-// logged gives a configuration whose nodes log if QUORATE_SIM_LOG is set.
+// logged gives a configuration whose nodes log if QUORATE_SIM_LOG is set, and whose
+// schedule is shown while it happens if QUORATE_SIM_TRACE is.
 func logged(config Config) Config {
+	if os.Getenv("QUORATE_SIM_TRACE") != "" {
+		config.Trace = os.Stderr
+	}
 	if os.Getenv("QUORATE_SIM_LOG") != "" {
 		config.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}

@@ -33,13 +33,17 @@ func TestCampaign(t *testing.T) {
 	seeds := envInt(t, "QUORATE_SIM_SEEDS", seedsDefault)
 	first := envInt(t, "QUORATE_SIM_FIRST", 1)
 	ops := envInt(t, "QUORATE_SIM_OPS", opsDefault)
+	changeEvery, _ := time.ParseDuration(os.Getenv("QUORATE_SIM_CHANGE"))
 	var total totals
 	began := time.Now()
 	t.Run("runs", func(t *testing.T) {
 		for seed := first; seed < first+seeds; seed++ {
 			t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 				t.Parallel()
-				config := Config{Seed: uint64(seed), Ops: ops, Nodes: 3 + 2*(seed%2)}
+				config := Config{Seed: uint64(seed), Ops: ops, Nodes: 3 + 2*(seed%2), ChangeEvery: changeEvery}
+				if changeEvery > 0 {
+					config.Spares, config.Zones = 2, 3*(seed/2%2)
+				}
 				result, wrong := runInBubble(t, config)
 				total.add(result)
 				t.Log(result.summary())

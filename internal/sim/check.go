@@ -9,6 +9,7 @@ import (
 
 	"github.com/anishathalye/porcupine"
 
+	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
 )
 
@@ -100,10 +101,10 @@ func impasse(ops []porcupine.Operation, info porcupine.LinearizationInfo) string
 // checkVersions holds versions against real time (C2).
 func checkVersions(records []record) []string {
 	var wrong []string
-	byShard := map[int][]record{}
+	byShard := map[kv.ShardID][]record{}
 	for _, r := range records {
 		if !r.stale && r.answer.outcome != unknown {
-			byShard[r.shard] = append(byShard[r.shard], r)
+			byShard[r.owner] = append(byShard[r.owner], r)
 		}
 	}
 	for shard, list := range byShard {
@@ -113,7 +114,7 @@ func checkVersions(records []record) []string {
 }
 
 // checkOrder goes through the calls and returns of a shard in their order.
-func checkOrder(shard int, list []record) []string {
+func checkOrder(shard kv.ShardID, list []record) []string {
 	type event struct {
 		at  int64
 		r   *record
@@ -127,7 +128,7 @@ func checkOrder(shard int, list []record) []string {
 		events = append(events, event{r.call, r, false}, event{r.ret, r, true})
 		if v := r.answer.version; v != 0 {
 			if other := used[v]; other != nil {
-				wrong = append(wrong, fmt.Sprintf("C2: s%02d: two transactions have one version:\n  %s\n  %s", shard, other, r))
+				wrong = append(wrong, fmt.Sprintf("C2: shard %s: two transactions have one version:\n  %s\n  %s", shard, other, r))
 			}
 			used[v] = r
 		}
@@ -142,10 +143,10 @@ func checkOrder(shard int, list []record) []string {
 		}
 		floor := floors[e.r]
 		if floor != nil && e.r.answer.version != 0 && e.r.answer.version <= floor.answer.version {
-			wrong = append(wrong, fmt.Sprintf("C2: s%02d: a write has a smaller version than one that was acknowledged before it began:\n  %s\n  %s", shard, floor, e.r))
+			wrong = append(wrong, fmt.Sprintf("C2: shard %s: a write has a smaller version than one that was acknowledged before it began:\n  %s\n  %s", shard, floor, e.r))
 		}
 		if floor != nil && e.r.answer.last != 0 && e.r.answer.last < floor.answer.version {
-			wrong = append(wrong, fmt.Sprintf("C2: s%02d: an answer comes from a state older than a write that was acknowledged before it began:\n  %s\n  %s", shard, floor, e.r))
+			wrong = append(wrong, fmt.Sprintf("C2: shard %s: an answer comes from a state older than a write that was acknowledged before it began:\n  %s\n  %s", shard, floor, e.r))
 		}
 		if v := e.r.answer.version; v != 0 && (newest == nil || v > newest.answer.version) {
 			newest = e.r
@@ -176,9 +177,12 @@ func checkCounters(records []record, config Config) []string {
 				}
 			}
 		}
-		if r.client == finalClient && r.answer.cells[counter].found {
+		if r.client != finalClient {
+			continue
+		}
+		if i := slices.Index(r.request.cells, counter); i >= 0 && r.answer.cells[i].found {
 			for slot := range slots {
-				at(key{r.shard, r.group, slot}).final = digit(r.answer.cells[counter].value, slot)
+				at(key{r.shard, r.group, slot}).final = digit(r.answer.cells[i].value, slot)
 			}
 		}
 	}
@@ -192,12 +196,31 @@ func checkCounters(records []record, config Config) []string {
 	return wrong
 }
 
+// place is where versions only grow: a shard, or a cell, whichever shard that lies
+// in.
+type place struct {
+	owner kv.ShardID
+	cell  string
+}
+
+func placesOf(r record) []place {
+	out := []place{{owner: r.owner}}
+	cells := r.request.cells
+	if !r.request.read {
+		cells = r.request.looked()
+	}
+	for _, cell := range cells {
+		out = append(out, place{cell: keyOf(r.shard, r.group, cell)})
+	}
+	return out
+}
+
 // checkStale checks stale reads (C6).
 func (r *Result) checkStale() []string {
 	var wrong []string
 	records := r.records
 	written := map[string]bool{}
-	acked := map[int][]record{} // by shard
+	acked := map[place][]record{}
 	for _, r := range records {
 		for _, c := range r.request.changes {
 			if c.kind == kvpb.OpKind_OP_PUT {
@@ -205,12 +228,14 @@ func (r *Result) checkStale() []string {
 			}
 		}
 		if r.answer.outcome == succeeded && r.answer.version != 0 && !r.stale {
-			acked[r.shard] = append(acked[r.shard], r)
+			for _, p := range placesOf(r) {
+				acked[p] = append(acked[p], r)
+			}
 		}
 	}
 	// newest[i] is the largest version among the first i+1 in order of return.
-	newest := map[int][]*record{}
-	for shard, list := range acked {
+	newest := map[place][]*record{}
+	for at, list := range acked {
 		slices.SortFunc(list, func(a, b record) int { return cmp.Compare(a.returned, b.returned) })
 		best := make([]*record, len(list))
 		for i := range list {
@@ -219,7 +244,7 @@ func (r *Result) checkStale() []string {
 				best[i] = best[i-1]
 			}
 		}
-		newest[shard] = best
+		newest[at] = best
 	}
 	for _, read := range records {
 		if !read.stale {
@@ -235,9 +260,12 @@ func (r *Result) checkStale() []string {
 		}
 		reach := read.bound + r.Config.StaleSlack
 		before := read.called - reach - r.delayed(read.called-reach, read.returned)
-		n, _ := slices.BinarySearchFunc(acked[read.shard], before, func(w record, at time.Duration) int { return cmp.Compare(w.returned, at) })
-		if n > 0 && newest[read.shard][n-1].answer.version > read.answer.last {
-			wrong = append(wrong, fmt.Sprintf("C6: a stale read is older than its bound:\n  %s\n  %s", newest[read.shard][n-1], read))
+		for _, p := range placesOf(read) {
+			n, _ := slices.BinarySearchFunc(acked[p], before, func(w record, at time.Duration) int { return cmp.Compare(w.returned, at) })
+			if n > 0 && newest[p][n-1].answer.version > read.answer.last {
+				wrong = append(wrong, fmt.Sprintf("C6: a stale read is older than its bound:\n  %s\n  %s", newest[p][n-1], read))
+				break
+			}
 		}
 	}
 	return wrong[:min(len(wrong), violationsMax)]

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
 )
 
@@ -74,6 +75,9 @@ func TestChecksFindWhatIsWrong(t *testing.T) {
 		{"one unknown addition counted twice", "C1", historyOf(addOf(0, absent, 1, 5), addOf(0, absent, 0, 0), addOf(0, at("3", 7), 4, 9))},
 		{"stale within its bound", "", historyOf(putOf("a", absent, 5), putOf("b", at("a", 5), 7), stale(5*time.Second, readOf(at("a", 5), 5)))},
 		{"stale beyond its bound", "C6", historyOf(putOf("a", absent, 5), putOf("b", at("a", 5), 7), readOf(at("b", 7), 7), readOf(at("b", 7), 7), stale(time.Second, readOf(at("a", 5), 5)))},
+		{"versions of cells that a split parted", "", historyOf(in(2, putOf("a", absent, 5)), in(3, onCell(1, putOf("b", absent, 4))), in(2, readOf(at("a", 5), 5)), in(3, onCell(1, readOf(at("b", 4), 4))))},
+		{"versions go back where another shard takes over", "C1", historyOf(in(2, putOf("a", absent, 5)), in(3, putOf("b", at("a", 5), 4)))},
+		{"stale beyond its bound in another shard", "C6", historyOf(in(2, putOf("a", absent, 5)), in(2, putOf("b", at("a", 5), 7)), in(3, readOf(at("b", 7), 7)), in(3, readOf(at("b", 7), 7)), in(3, stale(time.Second, readOf(at("a", 5), 5))))},
 		{"stale, and nobody wrote it", "C6", historyOf(putOf("a", absent, 5), stale(0, readOf(at("x", 5), 5)))},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -89,4 +93,20 @@ func TestChecksFindWhatIsWrong(t *testing.T) {
 			}
 		})
 	}
+}
+
+// in has a shard answer.
+func in(owner kv.ShardID, r record) record {
+	r.owner = owner
+	return r
+}
+
+// onCell has a request be about another cell.
+func onCell(cell int, r record) record {
+	if r.request.read {
+		r.request.cells = []int{cell}
+		return r
+	}
+	r.request.changes = []change{{kind: r.request.changes[0].kind, cell: cell, value: r.request.changes[0].value}}
+	return r
 }

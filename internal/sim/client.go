@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/quorate-db/quorate/internal/server"
@@ -68,6 +69,8 @@ func (cl *client) place() (shard, group int) {
 func (cl *client) once() {
 	shard, group := cl.place()
 	switch p := cl.rng.IntN(100); {
+	case p < 1:
+		cl.again()
 	case p < 30:
 		cl.read(shard, group, []int{cl.rng.IntN(cells)}, kv.ReadOptions{})
 	case p < 36:
@@ -175,16 +178,34 @@ func (cl *client) read(shard, group int, which []int, opts kv.ReadOptions) {
 		cl.h.count(func(o *OpCounts) { o.NoAnswer++ })
 		return
 	}
+	for _, part := range cl.parts(r, readings) {
+		for i, cell := range part.request.cells {
+			cl.see(shard, group, cell, part.answer.cells[i].version)
+		}
+		cl.h.add(part)
+	}
+}
+
+// parts gives what a read was answered, a record for each shard that had a part in
+// it: cells that lie in different shards are read at different times.
+func (cl *client) parts(r record, readings []kv.Reading) []record {
+	which := r.request.cells
+	var out []record
 	for i, reading := range readings {
-		s := seen{found: reading.Item != nil, version: reading.Item.GetVersion(), value: string(reading.Item.GetValue())}
-		r.answer.cells = append(r.answer.cells, s)
-		cl.see(shard, group, which[i], s.version)
+		at := slices.IndexFunc(out, func(o record) bool { return o.owner == reading.Served.Shard })
+		if at < 0 {
+			part := r
+			part.owner, part.request.cells, part.answer.last = reading.Served.Shard, nil, uint64(reading.Served.LastVersion)
+			if r.stale {
+				part.detail = "served by " + cl.c.nameOf(reading.Served.Node)
+			}
+			at, out = len(out), append(out, part)
+		}
+		part := &out[at]
+		part.request.cells = append(part.request.cells, which[i])
+		part.answer.cells = append(part.answer.cells, seen{found: reading.Item != nil, version: reading.Item.GetVersion(), value: string(reading.Item.GetValue())})
 	}
-	r.answer.last = uint64(readings[0].Served.LastVersion)
-	if r.stale {
-		r.detail = "served by " + cl.c.nameOf(readings[0].Served.Node)
-	}
-	cl.h.add(r)
+	return out
 }
 
 func (cl *client) stale(shard, group int) {
@@ -235,6 +256,9 @@ func (cl *client) insist(txn *kvpb.Txn) (kv.Written, error) {
 			err = kv.Errorf(kv.CodeOutcomeUnknown, kv.OutcomeUnknown, "the node crashed")
 		}
 		if err == nil {
+			if v := written.Result.GetVersion(); v != 0 && written.Result.GetSucceeded() {
+				cl.c.sent.add(sentRequest{id: id, txn: txn, version: v, at: time.Now()})
+			}
 			return written, nil
 		}
 		doubt = doubt || kv.OutcomeOf(err) != kv.OutcomeNotApplied
@@ -246,11 +270,21 @@ func (cl *client) insist(txn *kvpb.Txn) (kv.Written, error) {
 	return kv.Written{}, last
 }
 
+// again asks once more for something that was done already.
+func (cl *client) again() {
+	n, _, _ := cl.target()
+	list := cl.c.sent.all()
+	if n == nil || len(list) == 0 {
+		return
+	}
+	cl.c.again(n, list[cl.rng.IntN(len(list))], 2*time.Second)
+}
+
 // wrote writes down how a transaction ended.
 func (cl *client) wrote(r record, written kv.Written, err error) {
 	switch {
 	case err == nil:
-		r.answer = answerOf(r.request, written)
+		r.answer, r.owner = answerOf(r.request, written), written.Served.Shard
 		if written.Replayed {
 			cl.h.count(func(o *OpCounts) { o.Replayed++ })
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/quorate-db/quorate/internal/simnet"
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/placement"
 )
 
 // settleWithin bounds how long a cluster may take to be founded, and to be whole
@@ -25,6 +26,8 @@ type Cluster struct {
 	start  time.Time
 	watch  watch
 	log    schedule
+	sent   requests
+	ids    sync.Map // every kv.NodeID that a machine ever had → its name
 }
 
 // NewCluster makes a cluster of which nothing runs.
@@ -33,8 +36,10 @@ func NewCluster(config Config) *Cluster {
 	c.net = simnet.New(c.config.Seed)
 	c.net.SetAll(c.calm())
 	c.watch.init()
-	for i := range c.config.Nodes {
-		c.nodes = append(c.nodes, newNode(c, i))
+	for i := range c.config.Nodes + c.config.Spares {
+		n := newNode(c, i)
+		n.out = i >= c.config.Nodes
+		c.nodes = append(c.nodes, n)
 	}
 	return c
 }
@@ -84,22 +89,38 @@ func (c *Cluster) now() time.Duration { return time.Since(c.start) }
 // shard has its replicas and a leader that takes writes, and every node can read
 // every shard. The error says what is still missing after so long.
 func (c *Cluster) AwaitWhole(within time.Duration) error {
+	return c.await(within, 50*time.Millisecond, c.missing)
+}
+
+// await returns when what says in words what is missing says nothing any more.
+func (c *Cluster) await(within, every time.Duration, what func() string) error {
 	deadline := time.Now().Add(within)
 	for {
-		missing := c.missing()
+		missing := what()
 		if missing == "" {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("after %s still %s\n%s", within, missing, c.describe())
+			return fmt.Errorf("after %s still: %s\n%s", within, missing, c.describe())
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(every)
 	}
+}
+
+// members gives the machines that are of the cluster, whether they run or not.
+func (c *Cluster) members() []*Node {
+	var out []*Node
+	for _, n := range c.nodes {
+		if !n.isOut() {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // missing says in words what a whole cluster lacks, "" for nothing.
 func (c *Cluster) missing() string {
-	for _, n := range c.nodes {
+	for _, n := range c.members() {
 		running := n.server()
 		if running == nil {
 			return n.name + " is down"
@@ -109,7 +130,7 @@ func (c *Cluster) missing() string {
 		default:
 			return n.name + " has not joined"
 		}
-		if got := len(running.Meta().State().Shards()); got != c.config.Shards {
+		if got := len(running.Meta().State().Shards()); got == 0 || c.config.ChangeEvery == 0 && got != c.config.Shards {
 			return fmt.Sprintf("%s knows %d of %d shards", n.name, got, c.config.Shards)
 		}
 		for shard := range c.config.Shards {
@@ -117,7 +138,7 @@ func (c *Cluster) missing() string {
 			_, err := running.Router().Get(ctx, []byte(keyOf(shard, 0, 0)), kv.ReadOptions{})
 			cancel()
 			if err != nil {
-				return fmt.Sprintf("%s cannot read shard index %d: %v", n.name, shard, err)
+				return fmt.Sprintf("%s cannot read range %d: %v", n.name, shard, err)
 			}
 		}
 	}
@@ -129,16 +150,32 @@ func (c *Cluster) missing() string {
 	return ""
 }
 
-// shardMembers gives the data shards of the first node's map, with how many
+// shardMembers gives the data shards of the first running node's map, with how many
 // replicas each is to have.
 func (c *Cluster) shardMembers() map[kv.ShardID]int {
 	out := map[kv.ShardID]int{}
-	if running := c.nodes[0].server(); running != nil {
-		for _, s := range running.Meta().State().Shards() {
+	if state := c.state(); state != nil {
+		for _, s := range state.Shards() {
 			out[kv.ShardID(s.Current.Shard)] = len(s.Current.Replicas)
 		}
 	}
 	return out
+}
+
+// state gives the meta shard's state as the member has it that has applied most of
+// it, nil if none runs.
+func (c *Cluster) state() *placement.State {
+	var best *placement.State
+	var most uint64
+	for _, n := range c.members() {
+		if running := n.server(); running != nil {
+			m := running.Meta()
+			if at := m.Applied().Index; best == nil || at > most {
+				best, most = m.State(), at
+			}
+		}
+	}
+	return best
 }
 
 // describe gives the status of all replicas, one a line.
@@ -160,10 +197,8 @@ func (c *Cluster) describe() string {
 }
 
 func (c *Cluster) nameOf(id kv.NodeID) string {
-	for _, n := range c.nodes {
-		if id != 0 && n.ID() == id {
-			return n.name
-		}
+	if name, ok := c.ids.Load(id); ok {
+		return name.(string)
 	}
 	return "-"
 }
@@ -215,12 +250,20 @@ func (c *Cluster) fault(kind, format string, args ...any) {
 		c.log.kinds = map[string]int{}
 	}
 	c.log.kinds[kind]++
-	c.log.lines = append(c.log.lines, fmt.Sprintf("%10.4fs %-14s %s", c.now().Seconds(), kind, fmt.Sprintf(format, args...)))
+	c.lineLocked(kind, fmt.Sprintf(format, args...))
 }
 
 // note adds to the schedule something that is no fault.
 func (c *Cluster) note(format string, args ...any) {
 	c.log.mu.Lock()
 	defer c.log.mu.Unlock()
-	c.log.lines = append(c.log.lines, fmt.Sprintf("%10.4fs %-14s %s", c.now().Seconds(), "", fmt.Sprintf(format, args...)))
+	c.lineLocked("", fmt.Sprintf(format, args...))
+}
+
+func (c *Cluster) lineLocked(kind, text string) {
+	line := fmt.Sprintf("%10.4fs %-14s %s", c.now().Seconds(), kind, text)
+	c.log.lines = append(c.log.lines, line)
+	if c.config.Trace != nil {
+		fmt.Fprintln(c.config.Trace, line)
+	}
 }

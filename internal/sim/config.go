@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"io"
 	"log/slog"
 	"time"
 )
@@ -20,6 +21,16 @@ type Config struct {
 	// FaultEvery is the mean pause between two faults of one kind of nemesis; 2 s.
 	// Negative: no faults.
 	FaultEvery time.Duration
+	// ChangeEvery is the mean pause between two changes of one kind of the cluster's own
+	// shape: ranges, replicas, nodes. Zero: none, and the cluster keeps the shape that it
+	// is founded with.
+	ChangeEvery time.Duration
+	// Spares are machines that are not of the cluster when it is founded, and may join
+	// it; 0.
+	Spares int
+	// Zones is how many zones the machines lie in, in turns; 0 = none.
+	Zones int
+
 	// SyncLag bounds how long a sync takes; 8 ms. Negative: no time.
 	SyncLag time.Duration
 	// StaleSlack is what a stale read may be older than its bound (C6).
@@ -30,6 +41,7 @@ type Config struct {
 	CheckWithin time.Duration
 
 	Logger *slog.Logger // of the nodes; nil = none
+	Trace  io.Writer    // is told the schedule while it happens; nil = nobody
 }
 
 func (c Config) withDefaults() Config {
@@ -58,6 +70,6 @@ func orDefault[T comparable](field *T, value T) {
 
 // String gives what is needed to run it again.
 func (c Config) String() string {
-	return fmt.Sprintf("seed=%d nodes=%d shards=%d groups=%d clients=%d ops=%d fault-every=%s sync-lag=%s",
-		c.Seed, c.Nodes, c.Shards, c.Groups, c.Clients, c.Ops, c.FaultEvery, c.SyncLag)
+	return fmt.Sprintf("seed=%d nodes=%d+%d zones=%d shards=%d groups=%d clients=%d ops=%d fault-every=%s change-every=%s sync-lag=%s",
+		c.Seed, c.Nodes, c.Spares, c.Zones, c.Shards, c.Groups, c.Clients, c.Ops, c.FaultEvery, c.ChangeEvery, c.SyncLag)
 }

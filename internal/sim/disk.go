@@ -24,6 +24,7 @@ type disk struct {
 	errors *faultfs.Switch // fails what is written to the Raft log
 	freeze freezer
 	lag    syncLag
+	full   atomic.Bool // it says that hardly anything is free
 }
 
 func newDisk(mem *vfs.MemFS, rng *rand.Rand, lagMax time.Duration) *disk {
@@ -45,7 +46,24 @@ var raftLogFiles faultfs.Match = func(op faultfs.Op) bool {
 // fs gives the file system for a process. The freezer is innermost: an operation
 // that is held up by the others has not begun.
 func (d *disk) fs() vfs.FS {
-	return faultfs.Wrap(d.mem, faultfs.Chain(&d.lag, d.errors, &d.freeze))
+	return sized{faultfs.Wrap(d.mem, faultfs.Chain(&d.lag, d.errors, &d.freeze)), d}
+}
+
+// sized is a file system in memory that says how large it is.
+type sized struct {
+	vfs.FS
+	d *disk
+}
+
+const diskBytes = 100 << 30
+
+// GetDiskUsage implements vfs.FS.
+func (s sized) GetDiskUsage(string) (vfs.DiskUsage, error) {
+	free := uint64(diskBytes / 2)
+	if s.d.full.Load() {
+		free = diskBytes / 100
+	}
+	return vfs.DiskUsage{AvailBytes: free, TotalBytes: diskBytes, UsedBytes: diskBytes - free}, nil
 }
 
 // logWrite takes the time of a write to the Raft log.

@@ -98,6 +98,7 @@ type record struct {
 	returned     time.Duration
 	stale        bool          // a read that asked for less
 	bound        time.Duration // of a stale read; 0 = none
+	owner        kv.ShardID    // who answered, 0 = nobody
 	detail       string        // the error of an unknown outcome, or who served a stale read
 }
 
@@ -163,7 +164,7 @@ func (h *history) take() ([]record, OpCounts) {
 // String gives an operation on one line.
 func (r record) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%.4f–%.4fs client %d on n%d s%02d/g%02d %s → %s", r.called.Seconds(), r.returned.Seconds(), r.client, r.node+1, r.shard, r.group, r.request, r.answer.describe(r.request))
+	fmt.Fprintf(&b, "%.4f–%.4fs client %d on n%d s%02d/g%02d %s → %s, shard %s", r.called.Seconds(), r.returned.Seconds(), r.client, r.node+1, r.shard, r.group, r.request, r.answer.describe(r.request), r.owner)
 	if r.stale {
 		fmt.Fprintf(&b, " (stale, bound %s)", r.bound)
 	}

@@ -17,13 +17,14 @@ type cell struct {
 	value          string
 	version        uint64 // 0 = not known
 	floor, ceiling uint64 // while it is not known; both excluded
+	last           uint64 // the largest version that its shard is known to have used by now
 }
 
-// group is the model's state: the cells of a group, and the largest version that
-// is known to have been used in it.
+// group is the model's state. A split may part the cells of a group, and a merge
+// unite them: versions grow for each cell, whichever shard it lies in, but not from
+// one cell to another.
 type group struct {
 	cells [cells]cell
-	last  uint64
 }
 
 // groupModel is the sequential specification of one group of keys (C1).
@@ -46,17 +47,27 @@ func groupModel() porcupine.Model {
 func (g *group) step(q request, a answer) bool {
 	switch {
 	case q.read:
-		return a.last >= g.last && g.match(q.cells, a.cells)
+		return a.last >= g.lastOf(q.cells) && g.match(q.cells, a.cells)
 	case a.outcome == refused:
 		return g.refuse(q, a)
 	case a.outcome == unknown:
 		g.maybe(q)
 		return true
 	case a.outcome == applied:
-		return g.mayHold(q) && (a.version == 0 || a.version > g.last) && g.commit(q, a.version)
+		return g.mayHold(q) && (a.version == 0 || a.version > g.lastOf(q.looked())) && g.commit(q, a.version)
 	default:
 		return g.write(q, a)
 	}
+}
+
+// lastOf gives the largest version that is known to have been used where all of
+// some cells lie.
+func (g *group) lastOf(which []int) uint64 {
+	var last uint64
+	for _, i := range which {
+		last = max(last, g.cells[i].last)
+	}
+	return last
 }
 
 // settle holds a cell against a version that an answer tells of it.
@@ -69,7 +80,7 @@ func (g *group) settle(i int, version uint64) bool {
 		return false
 	}
 	c.version = version
-	g.last = max(g.last, version)
+	c.last = max(c.last, version)
 	return true
 }
 
@@ -145,9 +156,9 @@ func (g *group) write(q request, a answer) bool {
 		wrote = wrote || c.kind != kvpb.OpKind_OP_DELETE || a.cells[n].found
 	}
 	if !wrote {
-		return a.version == 0 && a.last >= g.last
+		return a.version == 0 && a.last >= g.lastOf(q.looked())
 	}
-	return a.version > g.last && g.commit(q, a.version)
+	return a.version > g.lastOf(q.looked()) && g.commit(q, a.version)
 }
 
 // commit makes the changes at a version, 0 = not known.
@@ -158,9 +169,10 @@ func (g *group) commit(q request, version uint64) bool {
 	if version == 0 {
 		return true
 	}
-	g.last = version
-	for i := range g.cells {
-		if c := &g.cells[i]; c.exists && c.version == 0 && c.ceiling == 0 {
+	for _, i := range q.looked() { // they lay in one shard
+		c := &g.cells[i]
+		c.last = max(c.last, version)
+		if c.exists && c.version == 0 && c.ceiling == 0 {
 			c.ceiling = version
 		}
 	}
@@ -172,17 +184,17 @@ func (g *group) apply(c change, version uint64) {
 	now := &g.cells[c.cell]
 	switch c.kind {
 	case kvpb.OpKind_OP_PUT:
-		*now = cell{exists: true, value: c.value, version: version}
+		*now = cell{exists: true, value: c.value, version: version, last: now.last}
 	case kvpb.OpKind_OP_ADD:
-		*now = cell{exists: true, value: strconv.FormatInt(number(*now)+c.delta, 10), version: version}
+		*now = cell{exists: true, value: strconv.FormatInt(number(*now)+c.delta, 10), version: version, last: now.last}
 	case kvpb.OpKind_OP_DELETE:
-		*now = cell{}
+		*now = cell{last: now.last}
 		return
 	default:
 		return
 	}
 	if version == 0 {
-		now.floor = g.last
+		now.floor = now.last
 	}
 }
 

@@ -11,6 +11,7 @@ type nemesis struct {
 	c      *Cluster
 	rng    *rand.Rand
 	faults []fault
+	every  time.Duration
 	stop   <-chan struct{}
 }
 
@@ -21,11 +22,16 @@ type fault struct {
 }
 
 func nemeses(c *Cluster) []*nemesis {
-	kinds := [][]fault{networkFaults, processFaults, controlFaults}
-	out := make([]*nemesis, len(kinds))
-	for i, faults := range kinds {
-		out[i] = &nemesis{c: c, rng: c.rng(uint64(9000 + i)), faults: faults}
+	var out []*nemesis
+	add := func(every time.Duration, kinds ...[]fault) {
+		for _, faults := range kinds {
+			if every > 0 {
+				out = append(out, &nemesis{c: c, rng: c.rng(uint64(9000 + len(out))), faults: faults, every: every})
+			}
+		}
 	}
+	add(c.config.FaultEvery, networkFaults, processFaults, controlFaults)
+	add(c.config.ChangeEvery, rangeChanges, rangeChanges, replicaChanges, replicaChanges, nodeChanges)
 	return out
 }
 
@@ -35,7 +41,7 @@ func (n *nemesis) run(stop <-chan struct{}) {
 	for _, f := range n.faults {
 		total += f.weight
 	}
-	for n.pause(n.about(n.c.config.FaultEvery)) {
+	for n.pause(n.about(n.every)) {
 		at := n.rng.IntN(total)
 		for _, f := range n.faults {
 			if at -= f.weight; at < 0 {

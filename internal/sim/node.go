@@ -15,6 +15,7 @@ import (
 	"github.com/quorate-db/quorate/internal/server"
 	"github.com/quorate-db/quorate/internal/simnet"
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/placement"
 	"github.com/quorate-db/quorate/raftnode"
 )
 
@@ -47,6 +48,8 @@ type Node struct {
 	epoch int // counts crashes: what a process says after its crash nobody hears
 	sick  bool
 	over  bool          // the run is over: nothing starts any more
+	out   bool          // it is not of the cluster: nothing starts until it joins
+	life  int           // counts how often the disk was replaced by an empty one
 	quit  chan struct{} // closed when the process that runs is being ended
 }
 
@@ -97,7 +100,7 @@ func (n *Node) Start() error {
 	n.changing <- struct{}{}
 	defer func() { <-n.changing }()
 	n.mu.Lock()
-	d, quit, none := n.disk, make(chan struct{}), n.run != nil || n.over
+	d, quit, none := n.disk, make(chan struct{}), n.run != nil || n.over || n.out
 	n.mu.Unlock()
 	if none {
 		return nil
@@ -107,9 +110,10 @@ func (n *Node) Start() error {
 		BeforeLogWrite: d.logWrite,
 		Mesh:           n.mesh,
 		Now:            func() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) },
+		Steady:         time.Now, // a wall clock that is set does not make intervals longer
 		Logger:         n.c.config.Logger.With("process", n.name),
 		Timing:         raftnode.Timing{SnapshotEntries: 512, TrailingEntries: 48},
-		Hooks:          server.Hooks{Raft: n.c.watch.hooks(n.c)},
+		Hooks:          server.Hooks{Raft: n.c.watch.hooks(n.c), Placement: placement.Hooks{OnStep: n.c.watch.step}},
 	})
 	if err != nil {
 		return fmt.Errorf("start %s: %w", n.name, err)
@@ -117,20 +121,38 @@ func (n *Node) Start() error {
 	d.lag.on.Store(true)
 	n.mu.Lock()
 	n.id, n.run, n.quit = run.Identity().Node(), run, quit
+	n.c.ids.Store(n.id, n.nameLocked())
 	n.mu.Unlock()
 	n.supervisors.Go(func() { n.supervise(run, quit) })
 	return nil
 }
 
+// nameLocked is what the node calls itself: one whose disk was replaced is another
+// node on the same machine.
+func (n *Node) nameLocked() string {
+	if n.life == 0 {
+		return n.name
+	}
+	return fmt.Sprintf("%s-%d", n.name, n.life+1)
+}
+
 func (n *Node) config() server.Config {
 	c := n.c.config
 	var join []string
-	for _, other := range n.c.nodes {
+	for _, other := range n.c.nodes[:c.Nodes] {
 		join = append(join, other.address)
+	}
+	n.mu.Lock()
+	name, zone := n.nameLocked(), ""
+	n.mu.Unlock()
+	if c.Zones > 0 {
+		zone = fmt.Sprintf("z%d", n.zone())
 	}
 	return server.Config{
 		DataDir: "/var/data",
-		Name:    n.name,
+		Name:    name,
+		Zone:    zone,
+		Cluster: founding(c),
 		HTTP:    server.Address{Listen: n.name + ":7001"},
 		Peer:    server.Address{Listen: n.address},
 		Join:    join,
@@ -156,6 +178,11 @@ func (n *Node) supervise(run *server.Node, quit chan struct{}) {
 	case why = <-run.Control().Failed():
 	}
 	n.c.note("%s cannot go on: %v", n.name, why)
+	if n.c.removed(run.Identity().Node()) {
+		n.end(run, simnet.Killed)
+		n.leave()
+		return
+	}
 	if !n.isSick() {
 		n.c.watch.violation("C8: %s: the process has to end, and its disk is well: %v", n.name, why)
 	}
@@ -163,6 +190,54 @@ func (n *Node) supervise(run *server.Node, quit chan struct{}) {
 	time.Sleep(restartAfter)
 	if err := n.Start(); err != nil {
 		n.c.watch.violation("C8: %v", err)
+	}
+}
+
+// zone gives the number of the machine's zone, from 1; without zones every machine
+// is alone in one.
+func (n *Node) zone() int {
+	if n.c.config.Zones == 0 {
+		return n.index + 1
+	}
+	return n.index%n.c.config.Zones + 1
+}
+
+// isOut reports whether the machine is not of the cluster.
+func (n *Node) isOut() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.out
+}
+
+// leave takes a machine that does not run out of the cluster.
+func (n *Node) leave() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.out = true
+}
+
+// Join starts a machine that is not of the cluster with an empty disk.
+func (n *Node) Join() error {
+	n.Wipe(simnet.Killed)
+	n.mu.Lock()
+	n.out = false
+	n.mu.Unlock()
+	return n.Start()
+}
+
+// Wipe ends the process and replaces the disk by an empty one: what starts next on
+// this machine is another node.
+func (n *Node) Wipe(kind simnet.DownKind) {
+	n.changing <- struct{}{}
+	defer func() { <-n.changing }()
+	if n.server() != nil {
+		n.crashLocked(kind, 0, nil)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.id != 0 {
+		n.disk, n.id = n.newDisk(vfs.NewCrashableMem()), 0
+		n.life++
 	}
 }
 
@@ -280,6 +355,29 @@ func (n *Node) Stall(on bool) {
 		n.disk.stall.Close()
 	} else {
 		n.disk.stall.Open()
+	}
+}
+
+// Fill has the disk say that it is nearly full, or that it is not.
+func (n *Node) Fill(on bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.disk.full.Store(on)
+}
+
+// Mend ends what was done to the disk and the clock. A process whose disk has failed
+// ends.
+func (n *Node) Mend() {
+	n.Clock(0)
+	n.Stall(false)
+	n.Fill(false)
+	n.mu.Lock()
+	failed := n.disk.errors.Fired() > 0
+	n.disk.errors.Heal()
+	n.sick = n.sick && failed
+	n.mu.Unlock()
+	if failed {
+		n.Crash(simnet.Killed, 100, nil)
 	}
 }
 

@@ -19,9 +19,11 @@ func (r *Result) summary() string {
 		kinds = append(kinds, fmt.Sprintf("%s %d", kind, r.Faults[kind]))
 	}
 	return fmt.Sprintf("%s: %d operations (%d acknowledged, %d refused by a condition, %d not applied, %d unknown, %d reads without an answer; %d replayed, %d stale), "+
-		"%d faults (%s), %d elections, %d snapshots, %d installs, %d stalls, %d digests compared, %s of virtual time",
+		"%d faults (%s), %d elections, %d snapshots, %d installs, %d stalls, %d digests compared, %d requests asked again, "+
+		"%d splits, %d merges, %d moves, %d changes of members, %d nodes joined, %d removed, %d dead, %s of virtual time",
 		r.Config, o.Asked, o.Acknowledged, o.Refused, o.NotApplied, o.Unknown, o.NoAnswer, o.Replayed, o.Stale,
-		r.FaultsTotal(), strings.Join(kinds, ", "), k.Elections, k.Snapshots, k.Installs, k.Stalls, k.Digests, r.Virtual.Round(time.Second))
+		r.FaultsTotal(), strings.Join(kinds, ", "), k.Elections, k.Snapshots, k.Installs, k.Stalls, k.Digests, k.Resent,
+		k.Splits, k.Merges, k.Moves, k.Memberships, k.Joins, k.Removals, k.Deaths, r.Virtual.Round(time.Second))
 }
 
 // merge adds another run's totals.
@@ -41,6 +43,14 @@ func (r *Result) merge(other *Result) {
 	k.Installs += l.Installs
 	k.Stalls += l.Stalls
 	k.Digests += l.Digests
+	k.Resent += l.Resent
+	k.Splits += l.Splits
+	k.Merges += l.Merges
+	k.Moves += l.Moves
+	k.Memberships += l.Memberships
+	k.Joins += l.Joins
+	k.Removals += l.Removals
+	k.Deaths += l.Deaths
 	if r.Faults == nil {
 		r.Faults = map[string]int{}
 	}

@@ -35,7 +35,7 @@ func resolve(records []record, config Config) []porcupine.Operation {
 	for i := range records {
 		r := &records[i]
 		switch {
-		case r.stale, r.answer.outcome == refused && !r.request.look && r.answer.current != 0 && !e.known[r.answer.current]:
+		case r.stale, e.mute(r):
 		case r.answer.outcome != unknown:
 			keep(*r, r.ret)
 		case r.request.changes[0].kind == kvpb.OpKind_OP_ADD:
@@ -73,8 +73,14 @@ type sight struct {
 type evidence struct {
 	records  []record
 	values   map[int]map[string]sight // by cell and value
-	known    map[uint64]bool          // versions of which more is known than the number
+	known    map[told]bool            // versions of which more is known than the number
 	counters []counted                // ascending in version
+}
+
+// told is a version of a cell.
+type told struct {
+	cell    int
+	version uint64
 }
 
 // counted is a value of the counter.
@@ -85,7 +91,7 @@ type counted struct {
 }
 
 func newEvidence(records []record) *evidence {
-	e := &evidence{records: records, values: map[int]map[string]sight{}, known: map[uint64]bool{}}
+	e := &evidence{records: records, values: map[int]map[string]sight{}, known: map[told]bool{}}
 	for i := range cells {
 		e.values[i] = map[string]sight{}
 	}
@@ -104,7 +110,9 @@ func newEvidence(records []record) *evidence {
 				}
 			}
 			if r.answer.version != 0 {
-				e.known[r.answer.version] = true
+				for _, c := range r.request.changes {
+					e.known[told{c.cell, r.answer.version}] = true
+				}
 			}
 			if r.answer.outcome == refused {
 				which = r.request.looked()
@@ -127,7 +135,7 @@ func (e *evidence) see(cell int, s seen, ret int64) {
 	if !s.found {
 		return
 	}
-	e.known[s.version] = true
+	e.known[told{cell, s.version}] = true
 	if cell == counter {
 		e.counters = append(e.counters, counted{s.value, s.version, ret})
 		return
@@ -136,6 +144,15 @@ func (e *evidence) see(cell int, s seen, ret int64) {
 	if !ok || ret < first.ret {
 		e.values[cell][s.value] = sight{s.version, ret}
 	}
+}
+
+// mute recognises a refusal that tells only a version, of which nobody knows the
+// value.
+func (e *evidence) mute(r *record) bool {
+	if r.answer.outcome != refused || r.request.look || r.answer.current == 0 || r.answer.failed >= len(r.request.guards) {
+		return false
+	}
+	return !e.known[told{r.request.guards[r.answer.failed].cell, r.answer.current}]
 }
 
 // sightOf tells whether somebody saw a value that an operation wrote.

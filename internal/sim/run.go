@@ -63,10 +63,8 @@ func (c *Cluster) load(h *history) {
 		clients.Go(func() { newClient(c, h, i).run(stop) })
 	}
 	others.Go(func() { c.sampleUntil(stop) })
-	if c.config.FaultEvery > 0 {
-		for _, n := range nemeses(c) {
-			others.Go(func() { n.run(stop) })
-		}
+	for _, n := range nemeses(c) {
+		others.Go(func() { n.run(stop) })
 	}
 	done := make(chan struct{})
 	go func() { clients.Wait(); close(done) }()
@@ -88,38 +86,50 @@ func (c *Cluster) sampleUntil(stop <-chan struct{}) {
 			return
 		case <-time.After(500 * time.Millisecond):
 			c.sampleDigests()
+			c.countEvents()
 		}
 	}
 }
 
-// finish heals everything, waits until the cluster is whole, and reads all keys.
+// finish heals everything, waits until the cluster is whole and at rest, and looks
+// at all of it.
 func (c *Cluster) finish(h *history) {
 	c.note("healing everything")
 	c.net.SetAll(c.calm())
 	for _, n := range c.nodes {
-		n.Clock(0)
-		n.Stall(false)
+		n.Mend()
 		c.net.Resume(n.ID())
+	}
+	c.sweepRemoved()
+	for _, n := range c.members() {
 		if err := n.Start(); err != nil {
 			c.watch.violation("C8: %v", err)
+		}
+	}
+	if c.config.ChangeEvery > 0 {
+		if err := c.settle(); err != nil {
+			c.watch.violation("C10: %v", err)
 		}
 	}
 	if err := c.AwaitWhole(settleWithin); err != nil {
 		c.watch.violation("C7: %v", err)
 		return
 	}
+	c.askAllAgain()
 	c.readAll(h)
 	if err := c.awaitEqual(settleWithin); err != nil {
 		c.watch.violation("C7: %v", err)
 	}
 	c.sampleDigests()
+	c.countEvents()
 	c.checkMaps()
+	c.checkShape()
 }
 
 // readAll reads every group through every node, as the last operations of the
 // history.
 func (c *Cluster) readAll(h *history) {
-	for _, n := range c.nodes {
+	for _, n := range c.members() {
 		for shard := range c.config.Shards {
 			for group := range c.config.Groups {
 				cl := newClient(c, h, finalClient)
@@ -134,11 +144,9 @@ func (c *Cluster) readAll(h *history) {
 					continue
 				}
 				cl.end(&r)
-				for _, reading := range readings {
-					r.answer.cells = append(r.answer.cells, seen{found: reading.Item != nil, version: reading.Item.GetVersion(), value: string(reading.Item.GetValue())})
+				for _, part := range cl.parts(r, readings) {
+					h.add(part)
 				}
-				r.answer.last = uint64(readings[0].Served.LastVersion)
-				h.add(r)
 			}
 		}
 	}
@@ -147,25 +155,18 @@ func (c *Cluster) readAll(h *history) {
 // awaitEqual returns when all replicas of every shard, the meta shard's too, have
 // applied the same.
 func (c *Cluster) awaitEqual(within time.Duration) error {
-	deadline := time.Now().Add(within)
-	for {
-		behind := c.behind()
-		if behind == "" {
-			c.sampleDigests()
-			if c.behind() == "" { // nothing was applied meanwhile
-				return nil
-			}
+	return c.await(within, 20*time.Millisecond, func() string {
+		if behind := c.behind(); behind != "" {
+			return behind
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("after %s still %s\n%s", within, behind, c.describe())
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		c.sampleDigests()
+		return c.behind() // nothing was applied meanwhile
+	})
 }
 
 func (c *Cluster) behind() string {
 	applied := map[kv.ShardID]uint64{}
-	for _, n := range c.nodes {
+	for _, n := range c.members() {
 		for _, r := range n.server().Host().Replicas() {
 			s := r.Status()
 			at, known := applied[s.ID.Shard]
@@ -180,7 +181,7 @@ func (c *Cluster) behind() string {
 
 // checkMaps holds every node's map against the key space (C7).
 func (c *Cluster) checkMaps() {
-	for _, n := range c.nodes {
+	for _, n := range c.members() {
 		m := placement.NewShardMap(n.server().Meta().State()).Range(nil, nil)
 		var end []byte
 		for i, d := range m {
@@ -189,7 +190,7 @@ func (c *Cluster) checkMaps() {
 			}
 			end = d.End
 		}
-		if len(m) != c.config.Shards || len(end) != 0 {
+		if c.config.ChangeEvery == 0 && len(m) != c.config.Shards || len(m) == 0 || len(end) != 0 {
 			c.watch.violation("C7: the map of %s has %d shards and ends at %q", n.name, len(m), end)
 		}
 	}

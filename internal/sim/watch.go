@@ -7,6 +7,7 @@ import (
 
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/placement"
 	"github.com/quorate-db/quorate/raftnode"
 )
 
@@ -20,6 +21,7 @@ type watch struct {
 	leaders    map[termKey]kv.NodeID  // C3
 	digests    map[digestKey]digestOf // C4
 	counts     Counts
+	events     uint64 // how far the cluster's own events are counted
 }
 
 type termKey struct {
@@ -44,6 +46,19 @@ type Counts struct {
 	Installs  int // states installed from a leader
 	Stalls    int // writes to a Raft log over their deadline
 	Digests   int // states compared with another replica's at the same index
+	Resent    int // requests that were asked again after their answer, and answered
+
+	Splits, Merges, Moves int // that were done
+	Memberships           int // changes of a shard's configuration, the meta shard's too
+	Joins, Removals       int // of nodes
+	Deaths                int // nodes that were taken for dead
+}
+
+// count changes the counts.
+func (w *watch) count(f func(*Counts)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f(&w.counts)
 }
 
 func (w *watch) init() {
@@ -71,11 +86,7 @@ func (w *watch) broken() []string {
 }
 
 func (w *watch) hooks(c *Cluster) raftnode.Hooks {
-	count := func(field *int) {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		*field++
-	}
+	count := func(field *int) { w.count(func(*Counts) { *field++ }) }
 	return raftnode.Hooks{
 		LeaderChanged: func(id kv.ServerID, term uint64, leader kv.NodeID) {
 			if leader == id.Node {
@@ -103,6 +114,46 @@ func (w *watch) hooks(c *Cluster) raftnode.Hooks {
 			}
 		},
 	}
+}
+
+// step counts what the planner's loops do to configurations.
+func (w *watch) step(s placement.Step, _ time.Duration, err error) {
+	switch s.Kind {
+	case "add-nonvoter", "promote", "remove-member", "add-replica", "promote-replica", "remove-replica":
+		if err == nil {
+			w.count(func(k *Counts) { k.Memberships++ })
+		}
+	}
+}
+
+// countEvents counts what the cluster itself says that has happened.
+func (c *Cluster) countEvents() {
+	state := c.state()
+	if state == nil {
+		return
+	}
+	c.watch.count(func(k *Counts) {
+		for _, e := range state.Events() {
+			if e.Seq <= c.watch.events {
+				continue
+			}
+			c.watch.events = e.Seq
+			switch e.Kind {
+			case placement.EventSplit:
+				k.Splits++
+			case placement.EventMerge:
+				k.Merges++
+			case placement.EventMoveDone:
+				k.Moves++
+			case placement.EventNodeJoined:
+				k.Joins++
+			case placement.EventNodeRemoved:
+				k.Removals++
+			case placement.EventNodeDead:
+				k.Deaths++
+			}
+		}
+	})
 }
 
 // leads is told by a replica itself that it leads; what others believe of it is

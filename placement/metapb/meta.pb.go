@@ -277,21 +277,23 @@ const (
 	ShardAction_SHARD_ABSORB        ShardAction = 7
 	ShardAction_SHARD_REFUSE_ABSORB ShardAction = 8
 	ShardAction_SHARD_UNFREEZE      ShardAction = 9
+	ShardAction_SHARD_FROZEN        ShardAction = 10 // answered by every replica: the index at which it froze, 0 = it did not
 )
 
 // Enum value maps for ShardAction.
 var (
 	ShardAction_name = map[int32]string{
-		0: "SHARD_NOTHING",
-		1: "SHARD_ADD_NONVOTER",
-		2: "SHARD_PROMOTE",
-		3: "SHARD_REMOVE",
-		4: "SHARD_MEMBERS",
-		5: "SHARD_SPLIT",
-		6: "SHARD_FREEZE",
-		7: "SHARD_ABSORB",
-		8: "SHARD_REFUSE_ABSORB",
-		9: "SHARD_UNFREEZE",
+		0:  "SHARD_NOTHING",
+		1:  "SHARD_ADD_NONVOTER",
+		2:  "SHARD_PROMOTE",
+		3:  "SHARD_REMOVE",
+		4:  "SHARD_MEMBERS",
+		5:  "SHARD_SPLIT",
+		6:  "SHARD_FREEZE",
+		7:  "SHARD_ABSORB",
+		8:  "SHARD_REFUSE_ABSORB",
+		9:  "SHARD_UNFREEZE",
+		10: "SHARD_FROZEN",
 	}
 	ShardAction_value = map[string]int32{
 		"SHARD_NOTHING":       0,
@@ -304,6 +306,7 @@ var (
 		"SHARD_ABSORB":        7,
 		"SHARD_REFUSE_ABSORB": 8,
 		"SHARD_UNFREEZE":      9,
+		"SHARD_FROZEN":        10,
 	}
 )
 
@@ -4816,7 +4819,7 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\fMERGE_FROZEN\x10\x03\x12\x12\n" +
 	"\x0eMERGE_REFUSING\x10\x04\x12\x14\n" +
 	"\x10MERGE_UNFREEZING\x10\x05\x12\x0f\n" +
-	"\vMERGE_ENDED\x10\x06*\xd2\x01\n" +
+	"\vMERGE_ENDED\x10\x06*\xe4\x01\n" +
 	"\vShardAction\x12\x11\n" +
 	"\rSHARD_NOTHING\x10\x00\x12\x16\n" +
 	"\x12SHARD_ADD_NONVOTER\x10\x01\x12\x11\n" +
@@ -4827,7 +4830,9 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\fSHARD_FREEZE\x10\x06\x12\x10\n" +
 	"\fSHARD_ABSORB\x10\a\x12\x17\n" +
 	"\x13SHARD_REFUSE_ABSORB\x10\b\x12\x12\n" +
-	"\x0eSHARD_UNFREEZE\x10\tB0Z.github.com/quorate-db/quorate/placement/metapbb\x06proto3"
+	"\x0eSHARD_UNFREEZE\x10\t\x12\x10\n" +
+	"\fSHARD_FROZEN\x10\n" +
+	"B0Z.github.com/quorate-db/quorate/placement/metapbb\x06proto3"
 
 var (
 	file_placement_metapb_meta_proto_rawDescOnce sync.Once

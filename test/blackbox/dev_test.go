@@ -303,3 +303,42 @@ func TestDevPortInUse(t *testing.T) {
 		})
 	}
 }
+
+// TestDevAddNode adds a node to a running dev, which stops it with the others and
+// starts it again with them.
+func TestDevAddNode(t *testing.T) {
+	port := proc.FreePorts(t, 4, devPeerOffset)
+	dir := t.TempDir()
+	for round := range 2 {
+		d := startDev(t, port, "--nodes", "3", "--shards", "1", "--data-dir", dir)
+		nodes := 3 + round
+		d.waitReady(t, nodes, 1, 3)
+		if round == 0 {
+			cmd := exec.Command(binary(t), "dev", "add-node", "--port", strconv.Itoa(port), "-o", "plain")
+			cmd.Env = append(os.Environ(), "TMPDIR="+d.temp)
+			out, err := cmd.CombinedOutput()
+			if err != nil || !strings.HasPrefix(string(out), "node4\t") {
+				t.Fatalf("%v: %s", err, out)
+			}
+			pid, err := strconv.Atoi(strings.Split(string(out), "\t")[1])
+			if err != nil {
+				t.Fatalf("%s", out)
+			}
+			d.pids = append(d.pids, pid)
+		}
+		if a := proc.MustDo(t, http.MethodGet, d.url(4, "/readyz"), "", limit); a.Status != http.StatusOK {
+			t.Errorf("node 4: %d %s", a.Status, a.Body)
+		}
+		if err := d.cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		if code := d.wait(t); code != 0 {
+			t.Errorf("exit code %d:\n%s", code, d.said())
+		}
+		for _, pid := range d.pids {
+			if proc.Alive(pid) {
+				t.Errorf("pid %d is alive", pid)
+			}
+		}
+	}
+}

@@ -4,7 +4,8 @@
 // its files, and signals.
 //
 // QUORATE_SOAK multiplies the length of the campaigns; QUORATE_TEST_SEED
-// repeats the choices of a run, though not its interleaving.
+// repeats the choices of a run, though not its interleaving. QUORATE_TEST_LOGS names
+// a folder to keep the nodes' logs in.
 package blackbox
 
 import (

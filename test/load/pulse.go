@@ -36,14 +36,20 @@ type beat struct {
 	acked  int       // the last number that was acknowledged
 	sent   int       // the last number that was sent
 	begun  time.Time // when the write that is under way began; zero if none is
-	worst  time.Duration
+	worst  Gap
 	errors []error
 }
 
 // Gap is the longest wait of one key.
 type Gap struct {
-	Key  string
-	Wait time.Duration
+	Key   string
+	Begun time.Time
+	Wait  time.Duration
+}
+
+// String gives it with the time of day that the nodes' logs have too.
+func (g Gap) String() string {
+	return fmt.Sprintf("%s (%s from %s)", g.Wait.Round(time.Millisecond), g.Key, g.Begun.UTC().Format("15:04:05.000"))
 }
 
 // StartPulse sets it to work; Stop ends it, at the latest when the test does.
@@ -84,7 +90,10 @@ func (b *beat) run(ctx context.Context) {
 		_, err := b.client.Put(context.Background(), b.key, []byte(strconv.Itoa(n)), client.PutOptions{})
 		b.mu.Lock()
 		wait := time.Since(begun)
-		b.begun, b.worst = time.Time{}, max(b.worst, wait)
+		b.begun = time.Time{}
+		if wait > b.worst.Wait {
+			b.worst = Gap{b.key, begun, wait}
+		}
 		switch {
 		case err == nil:
 			b.acked = n
@@ -101,11 +110,11 @@ func (p *Pulse) Lap() []Gap {
 	gaps := make([]Gap, len(p.beats))
 	for i, b := range p.beats {
 		b.mu.Lock()
-		gaps[i] = Gap{b.key, b.worst}
-		if !b.begun.IsZero() {
-			gaps[i].Wait = max(b.worst, time.Since(b.begun))
+		gaps[i] = b.worst
+		if wait := time.Since(b.begun); !b.begun.IsZero() && wait > gaps[i].Wait {
+			gaps[i] = Gap{b.key, b.begun, wait}
 		}
-		b.worst = 0
+		b.worst = Gap{Key: b.key}
 		b.mu.Unlock()
 	}
 	slices.SortFunc(gaps, func(a, b Gap) int { return cmp.Compare(b.Wait, a.Wait) })

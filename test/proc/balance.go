@@ -29,8 +29,11 @@ type Shares struct {
 }
 
 // bytesApart is how far apart the bytes of two nodes may be, as a share of the mean, or
-// else the largest shard.
-const bytesApart = 0.20
+// else the largest shard, or what is not worth moving.
+const (
+	bytesApart      = 0.20
+	bytesApartLeast = 8 << 20
+)
 
 // Shares asks the cluster. It is an error if any shard is not whole: without a
 // leader, with another number of voters than the replication factor, with a replica that
@@ -105,7 +108,7 @@ func covers(shards []client.Shard) error {
 }
 
 // Uneven tells what is not balanced: replicas and leaders differ by at most one
-// between nodes, bytes by at most a fifth or one shard.
+// between nodes, bytes by at most a fifth or one shard (or very little).
 func (s *Shares) Uneven(nodes int) error {
 	if len(s.Nodes) != nodes {
 		return fmt.Errorf("%d nodes in use, want %d: %s", len(s.Nodes), nodes, s)
@@ -124,13 +127,13 @@ func (s *Shares) Uneven(nodes int) error {
 	if least, most, _ := by(func(n *Share) int64 { return int64(n.Leaders) }); most-least > 1 {
 		return fmt.Errorf("%d to %d leaders a node: %s", least, most, s)
 	}
-	largest := int64(0)
+	largest := int64(bytesApartLeast)
 	for i := range s.Shards {
 		largest = max(largest, s.Shards[i].Bytes)
 	}
 	least, most, sum := by(func(n *Share) int64 { return n.Bytes })
 	if apart := float64(most - least); apart > float64(largest) && apart > bytesApart*float64(sum)/float64(nodes) {
-		return fmt.Errorf("%d to %d bytes a node, the largest shard %d: %s", least, most, largest, s)
+		return fmt.Errorf("%d to %d bytes a node, allowed %d: %s", least, most, largest, s)
 	}
 	return nil
 }

@@ -3,6 +3,8 @@ package proc
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -113,7 +115,18 @@ func (c *Cluster) end(t testing.TB) {
 			_ = c.Kill(i)
 		}
 	}
+	if dir := os.Getenv(keepLogsIn); dir != "" {
+		for i := 1; i <= c.Size; i++ {
+			name := strings.ReplaceAll(t.Name(), "/", "-") + "-" + filepath.Base(c.LogPath(i))
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(c.LogTail(i, 1<<30)), 0o600); err != nil {
+				t.Error(err)
+			}
+		}
+	}
 }
+
+// keepLogsIn names a folder that the logs of all nodes are kept in after a test.
+const keepLogsIn = "QUORATE_TEST_LOGS"
 
 // Client makes a client of all nodes, or of those that cfg names, which is closed
 // when the test ends.

@@ -183,7 +183,13 @@ type Finished struct {
 // Run runs the binary to its end.
 func Run(t testing.TB, binary, stdin string, args ...string) Finished {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), WaitMax)
+	return RunFor(t, WaitMax, binary, stdin, args...)
+}
+
+// RunFor is Run for what may take longer.
+func RunFor(t testing.TB, limit time.Duration, binary, stdin string, args ...string) Finished {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary, args...)
 	var stdout, stderr bytes.Buffer

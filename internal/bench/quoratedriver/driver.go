@@ -65,6 +65,8 @@ func (d *Driver) Outcome(err error) string {
 
 type session struct{ c *client.Client }
 
+var _ bench.Reader = session{}
+
 // Put writes a key. The context's end does not interrupt it: watching for that would
 // cost each operation a lock that all clients share, and it has a timeout.
 func (s session) Put(ctx context.Context, key string, value []byte) error {
@@ -83,6 +85,15 @@ func (s session) Get(ctx context.Context, key string, stale bool) (bool, error) 
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// Value reads a key and gives what it holds.
+func (s session) Value(ctx context.Context, key string) ([]byte, bool, error) {
+	item, err := s.c.Get(context.WithoutCancel(ctx), key, client.ReadOptions{})
+	if client.IsNotFound(err) {
+		return nil, false, nil
+	}
+	return item.Value, err == nil, err
 }
 
 // Scan reads items in order, in one page if they fit.

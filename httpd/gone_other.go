@@ -1,0 +1,8 @@
+//go:build !unix
+
+package httpd
+
+import "net"
+
+// peerGone cannot tell here: a request runs to its deadline.
+func peerGone(*net.TCPConn) bool { return false }
