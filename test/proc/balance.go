@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/quorate-db/quorate/client"
+	"github.com/quorate-db/quorate/internal/localcluster"
 	"github.com/quorate-db/quorate/kv"
 )
 
@@ -35,12 +36,44 @@ const (
 	bytesApartLeast = 8 << 20
 )
 
-// Shares asks the cluster. It is an error if any shard is not whole: without a
-// leader, with another number of voters than the replication factor, with a replica that
-// is no voter, or on a node that is dead or on its way out, or with a change under way.
+// Shares asks every running node, each of which answers from its own copy of the
+// cluster's state: they have to agree. It is an error if any shard is not whole: without
+// a leader, with another number of voters than the replication factor, with a replica
+// that is no voter, or on a node that is dead or on its way out, or with a change under way.
 func (c *Cluster) Shares(ctx context.Context, replicationFactor int) (Shares, error) {
+	var all Shares
+	var first string
+	for _, i := range c.RunningNodes() {
+		s, err := c.sharesAt(ctx, i, replicationFactor)
+		if err != nil {
+			return s, fmt.Errorf("%s says: %w", localcluster.Name(i), err)
+		}
+		var b strings.Builder
+		for _, shard := range s.Shards {
+			fmt.Fprintf(&b, "%s %d %q", shard.ID, shard.Generation, shard.Start)
+			for _, r := range shard.Replicas {
+				fmt.Fprintf(&b, " %s/%d", r.Node, r.Incarnation)
+			}
+		}
+		switch {
+		case first == "":
+			first, all = b.String(), s
+		case first != b.String():
+			return s, fmt.Errorf("%s does not know yet what others know", localcluster.Name(i))
+		}
+	}
+	return all, nil
+}
+
+// sharesAt is Shares at one node.
+func (c *Cluster) sharesAt(ctx context.Context, i, replicationFactor int) (Shares, error) {
 	var s Shares
-	nodes, err := c.admin.Nodes(ctx)
+	one, err := client.New(client.Config{Endpoints: []string{c.Endpoint(i)}, Timeout: 2 * time.Second})
+	if err != nil {
+		return s, err
+	}
+	defer one.Close()
+	nodes, err := one.Nodes(ctx)
 	if err != nil {
 		return s, err
 	}
@@ -56,7 +89,7 @@ func (c *Cluster) Shares(ctx context.Context, replicationFactor int) (Shares, er
 			byID[n.ID] = &s.Nodes[i]
 		}
 	}
-	shards, err := c.admin.Shards(ctx)
+	shards, err := one.Shards(ctx)
 	if err != nil {
 		return s, err
 	}
