@@ -166,16 +166,62 @@ func voters(members []kv.Member) int {
 	return n
 }
 
-// Transfer hands leadership to a member, or to the one that is the furthest if to
+// successor asks who could lead: to, or else every other voter, of which it gives
+// the furthest. Only one that answers is told to: the library refuses writes while it
+// waits for one that is gone, and a second attempt at the same one would block for as
+// long as it is gone, with writes refused (hashicorp/raft #696).
+func (r *Replica) successor(ctx context.Context, inst *instance, term uint64, to kv.ServerID) (kv.ServerID, error) {
+	type candidate struct {
+		id     kv.ServerID
+		answer termsAnswer
+	}
+	var asked []kv.ServerID
+	for _, m := range r.members() {
+		if m.Voter && m.ID != r.id && (m.ID == to || to == kv.ServerID{}) {
+			asked = append(asked, m.ID)
+		}
+	}
+	answers := make(chan candidate, len(asked))
+	for _, id := range asked {
+		r.host.terms.ask(id, func(a termsAnswer) { answers <- candidate{id, a} })
+	}
+	patience := time.NewTimer(r.host.opts.Timing.Election / 4)
+	defer patience.Stop()
+	var best candidate
+	commit := inst.raft.CommitIndex()
+	for waiting := len(asked); waiting > 0; waiting-- {
+		select {
+		case c := <-answers:
+			if c.answer.known && c.answer.term == term && c.answer.last+promoteLagMax >= commit && c.answer.last >= best.answer.last {
+				best = c
+			}
+		case <-patience.C:
+			waiting = 1
+		case <-ctx.Done():
+			return kv.ServerID{}, r.errWaited(ctx, "transfer")
+		}
+	}
+	if best.id == (kv.ServerID{}) {
+		return best.id, withShard(r.id, kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied,
+			"replica %s: transfer: none of %v answers and has caught up", r.id, asked))
+	}
+	return best.id, nil
+}
+
+// Transfer hands leadership to a voter, or to the one that is the furthest if to
 // is zero, and returns when this replica does not lead any more. Writes are
 // refused meanwhile. It takes at most about two election timeouts.
 func (r *Replica) Transfer(ctx context.Context, to kv.ServerID) error {
-	inst, _, leads := r.leading()
+	inst, term, leads := r.leading()
 	if !leads {
 		return r.errNotLeader()
 	}
 	if to == r.id {
 		return nil
+	}
+	to, err := r.successor(ctx, inst, term, to)
+	if err != nil {
+		return err
 	}
 	if !inst.begin() {
 		return r.errStopped()
@@ -187,11 +233,7 @@ func (r *Replica) Transfer(ctx context.Context, to kv.ServerID) error {
 		defer r.wg.Done()
 		defer inst.end()
 		defer r.transferring(-1)
-		if to == (kv.ServerID{}) {
-			done <- inst.raft.LeadershipTransfer().Error()
-		} else {
-			done <- inst.raft.LeadershipTransferToServer(raftID(to), raftAddress(to)).Error()
-		}
+		done <- inst.raft.LeadershipTransferToServer(raftID(to), raftAddress(to)).Error()
 	}()
 	limit := time.NewTimer(3 * r.host.opts.Timing.Election)
 	defer limit.Stop()
