@@ -290,9 +290,10 @@ func (m *model) reshape(s Step, shard *modelShard) {
 		}
 		key := s.Split.Key
 		if len(key) == 0 {
-			key = append(slices.Clone(shard.d.Start), fmt.Sprintf("%04d", s.Split.Child)...)
+			key = append(slices.Clone(shard.d.Start), fmt.Sprintf("%04d", 9999-s.Split.Child)...)
 		}
 		if len(shard.d.End) > 0 && bytes.Compare(key, shard.d.End) >= 0 {
+			m.busy[Step{Kind: StepBeginSplit, Shard: s.Shard}.Key()] = m.now.Add(hotRest)
 			m.d.do(m.t, &metapb.Command{Body: &metapb.Command_EndSplit{EndSplit: &metapb.EndSplit{Shard: s.Split.Shard, Child: s.Split.Child, Error: "no key"}}})
 			return
 		}

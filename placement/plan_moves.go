@@ -92,8 +92,9 @@ func (b *board) removeReplica(p *part, r *kvpb.ReplicaDescriptor) {
 // and has caught up.
 func (b *board) canTakeOver(p *part, r *kvpb.ReplicaDescriptor) bool {
 	h := b.byID[r.Node]
-	if h == nil || !h.alive || r.Role != kvpb.ReplicaRole_ROLE_VOTER {
-		return false
+	health := b.in.Health[kv.NodeID(r.Node)]
+	if h == nil || !h.alive || r.Role != kvpb.ReplicaRole_ROLE_VOTER || health.SilentFor > b.in.Tuning.ReportEvery*3/2 {
+		return false // one that missed a report may have died: while it is asked to take over, nobody writes
 	}
 	report := b.in.replicaReport(kv.NodeID(r.Node), p.id)
 	return report != nil && report.Failure == "" && report.Role == string(kv.RoleFollower) && b.recent(p, report)
