@@ -48,6 +48,15 @@ func everything(m *Metrics, shard kv.ShardID) {
 	m.PeerRoundTrip(0xb2, 0, took)
 	m.PeerOverloaded(1)
 	m.Step("promote", took, nil)
+	for n, step := range []string{"begin-move", "split", "absorb"} {
+		for i := range 3 * (n + 1) {
+			var err error
+			if i <= n {
+				err = failure
+			}
+			m.Step(step, took, err)
+		}
+	}
 	m.Liveness("dead")
 }
 
@@ -62,6 +71,9 @@ func standing(shards ...kv.ShardID) func() Snapshot {
 			Checks:  []kv.Check{{Name: "meta", OK: true}, {Name: "leaders"}},
 			Cluster: kv.ClusterInfo{Shards: 51, ShardsWithLeader: 52, MetaLeader: self},
 			Members: []kv.NodeInfo{{ID: self, Alive: true}, {ID: 0xb2, Alive: true, Draining: true}, {ID: 0xc3}},
+			Placement: &Placement{Moves: 91, Splits: 92, Merges: 93, Operations: 94, UnderReplicated: 95, Leaderless: 96,
+				Problems:     map[kv.Severity]int{kv.SeverityCritical: 97, kv.SeverityWarning: 98, kv.SeverityInfo: 99},
+				OldestChange: 100 * time.Second, OldestOperation: 101 * time.Second, SplitBytes: 102},
 		}
 		for i, name := range classNames {
 			s.Peers = append(s.Peers, PeerClass{name, 61 + i, 62, 63, 64, 65})
@@ -72,7 +84,7 @@ func standing(shards ...kv.ShardID) func() Snapshot {
 					ID: server(shard), Term: 71, Leader: self, LeaderReady: true, LastIndex: 79, CommitIndex: 78, AppliedIndex: 75,
 					Members: []kv.Member{{ID: server(shard), Voter: true}, {Voter: true}, {}}, Failure: "disk on fire",
 				},
-				Keys: 81, Bytes: 82, DiskBytes: 83, RequestIDs: 84,
+				Keys: 81, Bytes: 82, DiskBytes: 83, RequestIDs: 84, Reads: 85, Writes: 86, Frozen: true,
 			})
 		}
 		return s

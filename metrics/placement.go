@@ -4,12 +4,22 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/quorate-db/quorate/kv"
 )
 
 // placementStats counts what the control plane does while this node leads it.
 type placementStats struct {
 	steps    *table[string, *step]
 	liveness *table[string, prometheus.Counter]
+	changes  map[string]pair // by the step that makes a change
+}
+
+// changeSteps says which steps of the planner count as which change of a shard.
+var changeSteps = map[string]kv.OperationKind{
+	"begin-move": kv.OperationMove,
+	"split":      kv.OperationSplit,
+	"absorb":     kv.OperationMerge,
 }
 
 // step holds the children of one kind of step.
@@ -28,8 +38,14 @@ func newPlacementStats(r maker) *placementStats {
 			seconds: seconds.WithLabelValues(kind),
 		}
 	}
+	changes := r.counter("quorate_placement_changes_total", "Moves that the meta leader here began, splits and merges that it had carried out.", "kind", "result")
+	byStep := map[string]pair{}
+	for step, kind := range changeSteps {
+		byStep[step] = pair{changes.WithLabelValues(string(kind), result(true)), changes.WithLabelValues(string(kind), result(false))}
+	}
 	return &placementStats{
-		steps: newTable(namesMax, resolve, func() *step { return resolve(labelOther) }, nil),
+		changes: byStep,
+		steps:   newTable(namesMax, resolve, func() *step { return resolve(labelOther) }, nil),
 		liveness: newTable(namesMax,
 			func(now string) prometheus.Counter { return liveness.WithLabelValues(now) },
 			func() prometheus.Counter { return liveness.WithLabelValues(labelOther) }, nil),
@@ -41,6 +57,9 @@ func (m *Metrics) Step(kind string, took time.Duration, err error) {
 	s := m.placement.steps.get(kind)
 	s.done.of(err == nil).Inc()
 	s.seconds.Observe(took.Seconds())
+	if change, ok := m.placement.changes[kind]; ok {
+		change.of(err == nil).Inc()
+	}
 }
 
 // Liveness counts that the meta leader changed its mind about a node.

@@ -1,6 +1,10 @@
 package metrics
 
-import "github.com/quorate-db/quorate/kv"
+import (
+	"time"
+
+	"github.com/quorate-db/quorate/kv"
+)
 
 // Snapshot is how a node stands when it is scraped.
 type Snapshot struct {
@@ -17,6 +21,21 @@ type Snapshot struct {
 	// series of other nodes are still wanted (M4).
 	Cluster kv.ClusterInfo
 	Members []kv.NodeInfo
+	// Placement is what the control plane has to do; nil on a node that does not lead
+	// the meta shard.
+	Placement *Placement
+}
+
+// Placement is what the control plane has to do.
+type Placement struct {
+	Moves, Splits, Merges int // under way
+	Operations            int // running
+	UnderReplicated       int // shards with fewer living replicas than asked for
+	Leaderless            int // shards
+	Problems              map[kv.Severity]int
+	OldestChange          time.Duration // age of the oldest move, split or merge under way
+	OldestOperation       time.Duration // age of the oldest operation that runs
+	SplitBytes            int64         // a shard larger than this splits; 0 = never by size
 }
 
 // NodeNames says which node this is.
@@ -31,6 +50,10 @@ type Replica struct {
 	// Of a data shard's state machine; zero for the meta shard. Bytes counts keys
 	// and values of all versions, DiskBytes is an estimate after compression.
 	Keys, Bytes, DiskBytes, RequestIDs int64
+	// Reads and Writes count the keys that it has read and the transactions that it has
+	// proposed since the process began.
+	Reads, Writes uint64
+	Frozen        bool // to be merged: it serves nothing
 }
 
 // Store is the database under the state machines.

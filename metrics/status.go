@@ -17,6 +17,10 @@ type status struct {
 	ready    *prometheus.Desc
 	inFlight *prometheus.Desc
 	nodes    *prometheus.Desc
+
+	placement []reading[Placement]
+	changes   *prometheus.Desc
+	problems  *prometheus.Desc
 }
 
 // reading is one metric that is read from a T.
@@ -44,6 +48,10 @@ func newStatus(m *Metrics) *status {
 		ready:    prometheus.NewDesc("quorate_ready", "Whether a check of readiness passes.", []string{"check"}, nil),
 		inFlight: prometheus.NewDesc("quorate_http_in_flight", "HTTP requests that are being served.", []string{"kind"}, nil),
 		nodes:    prometheus.NewDesc("quorate_cluster_nodes", "Nodes of the cluster as this node knows them.", []string{"state"}, nil),
+
+		placement: placementReadings(),
+		changes:   prometheus.NewDesc("quorate_placement_changes_under_way", "Moves, splits and merges of shards that are under way.", []string{"kind"}, nil),
+		problems:  prometheus.NewDesc("quorate_placement_problems", "Problems that quorate problems lists, by severity.", []string{"severity"}, nil),
 	}
 }
 
@@ -103,6 +111,24 @@ func storageReadings() []reading[Snapshot] {
 	}
 }
 
+// placementReadings are served by the node that leads the meta shard alone.
+func placementReadings() []reading[Placement] {
+	return []reading[Placement]{
+		gaugeOf("quorate_placement_operations", "Operations that operators began and that run.",
+			func(p *Placement) float64 { return float64(p.Operations) }),
+		gaugeOf("quorate_placement_shards_under_replicated", "Data shards with fewer living replicas than the replication factor.",
+			func(p *Placement) float64 { return float64(p.UnderReplicated) }),
+		gaugeOf("quorate_placement_shards_without_leader", "Data shards that nobody has reported to lead.",
+			func(p *Placement) float64 { return float64(p.Leaderless) }),
+		gaugeOf("quorate_placement_oldest_change_seconds", "Age of the oldest move, split or merge under way, 0 without one.",
+			func(p *Placement) float64 { return p.OldestChange.Seconds() }),
+		gaugeOf("quorate_placement_oldest_operation_seconds", "Age of the oldest operation that runs, 0 without one.",
+			func(p *Placement) float64 { return p.OldestOperation.Seconds() }),
+		gaugeOf("quorate_placement_split_bytes", "The setting split_bytes: a larger shard splits; 0 is never by size.",
+			func(p *Placement) float64 { return float64(p.SplitBytes) }),
+	}
+}
+
 func replicaReadings() []reading[Replica] {
 	gauge := func(name, help string, value func(*Replica) float64) reading[Replica] {
 		return gaugeOf(name, help, value, "shard")
@@ -141,6 +167,12 @@ func replicaReadings() []reading[Replica] {
 			func(r *Replica) float64 { return float64(r.DiskBytes) }),
 		gauge("quorate_shard_request_ids", "Request ids that the shard remembers.",
 			func(r *Replica) float64 { return float64(r.RequestIDs) }),
+		gauge("quorate_shard_frozen", "Whether the replica here is frozen, to be merged, and serves nothing.",
+			func(r *Replica) float64 { return asNumber(r.Frozen) }),
+		counterOf("quorate_shard_served_reads_total", "Keys and scans that the replica here answered, stale reads too.",
+			func(r *Replica) float64 { return float64(r.Reads) }, "shard"),
+		counterOf("quorate_shard_served_writes_total", "Transactions that the leader here applied.",
+			func(r *Replica) float64 { return float64(r.Writes) }, "shard"),
 	}
 }
 
@@ -187,6 +219,11 @@ func (s *status) Describe(out chan<- *prometheus.Desc) {
 	out <- s.ready
 	out <- s.inFlight
 	out <- s.nodes
+	for _, r := range s.placement {
+		out <- r.desc
+	}
+	out <- s.changes
+	out <- s.problems
 }
 
 // Collect implements prometheus.Collector.
@@ -228,6 +265,15 @@ func (s *status) Collect(out chan<- prometheus.Metric) {
 	gauge(s.nodes, float64(alive), "alive")
 	gauge(s.nodes, float64(len(snap.Members)-alive), "not-alive")
 	gauge(s.nodes, float64(draining), "draining")
+	if p := snap.Placement; p != nil {
+		collect(out, s.placement, p)
+		gauge(s.changes, float64(p.Moves), string(kv.OperationMove))
+		gauge(s.changes, float64(p.Splits), string(kv.OperationSplit))
+		gauge(s.changes, float64(p.Merges), string(kv.OperationMerge))
+		for _, severity := range []kv.Severity{kv.SeverityCritical, kv.SeverityWarning, kv.SeverityInfo} {
+			gauge(s.problems, float64(p.Problems[severity]), string(severity))
+		}
+	}
 }
 
 func collect[T any](out chan<- prometheus.Metric, readings []reading[T], from *T, labels ...string) {

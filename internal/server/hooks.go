@@ -100,11 +100,18 @@ func snapshot(n *Node, edge *httpd.Server) metrics.Snapshot {
 		Cluster: n.control.Cluster(ctx),
 		Members: n.control.Nodes(ctx),
 	}
+	if f, ok := n.control.Figures(); ok {
+		p := metrics.Placement(f)
+		s.Placement = &p
+	}
 	for _, r := range n.host.Replicas() {
 		out := metrics.Replica{Status: r.Status()}
 		if m, ok := r.Machine().(dataMachine); ok {
 			stats := m.Stats()
 			out.Keys, out.Bytes, out.DiskBytes, out.RequestIDs = stats.Keys, stats.Bytes, stats.DiskBytes, stats.Requests
+			out.Reads, out.Writes = n.loads.served(out.Status.ID.Shard)
+			frozen, _ := m.Frozen()
+			out.Frozen = frozen > 0
 		}
 		s.Replicas = append(s.Replicas, out)
 	}
