@@ -180,3 +180,36 @@ func (w *twin) same(r *twinRequest, id, q *kvpb.RequestID) bool {
 	return id != nil && id.Hi == q.Hi && id.Lo == q.Lo && id.Fingerprint == q.Fingerprint &&
 		(q.Fingerprint != 0 || id.IssuedMs == q.IssuedMs) && r.id.IssuedMs >= w.requestFloor
 }
+
+// TestPartsOverSplitAndMerge cuts a request by the shards there are: one, two, and
+// one again that has absorbed the other.
+func TestPartsOverSplitAndMerge(t *testing.T) {
+	for _, print := range []uint64{0, 3} { // ids of the cluster's own, and of clients
+		s := newShaped(t)
+		keys := []string{"n1", "b1", "n2", "b2", "n3", "b3"}
+		do := func(r *Replica, l *logWriter, replayed []bool, ordinals ...uint32) {
+			t.Helper()
+			cmd := adds(keys, ordinals...)
+			cmd.Request.Fingerprint = print
+			res := decodeResult(t, mustApply(t, r, l.entry(cmd))[0].Results[0])
+			if res.Status != kvpb.Status_STATUS_OK {
+				t.Fatal(res)
+			}
+			for i, txn := range res.Txns {
+				if txn.Replayed != replayed[i] || txn.Ops[0].Number != 1 {
+					t.Fatalf("fingerprint %d, number %d: %v", print, ordinals[i], txn)
+				}
+			}
+		}
+		again, anew := true, false
+		do(s.left, s.l, []bool{anew, anew}, 0, 1)
+		s.split()
+		do(s.left, s.l, []bool{again, anew}, 1, 3)
+		do(s.right, s.rl, []bool{again, anew}, 0, 2)
+		do(s.right, s.rl, []bool{again, again, again}, 0, 1, 2) // 1 was applied before the split
+		s.ok(s.left, s.l, absorbKind, s.freeze())
+		do(s.left, s.l, []bool{again, again, again, again, anew, anew}, 0, 1, 2, 3, 4, 5)
+		do(s.left, s.l, []bool{again, again, again}, 2, 4, 5)
+		mustClose(t, s.db)
+	}
+}
