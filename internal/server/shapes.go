@@ -27,6 +27,11 @@ const (
 	standLimit = 30 * time.Second
 	// destroyLimit bounds one attempt to end a replica.
 	destroyLimit = 10 * time.Second
+	// missedEvery is how often a node looks for replicas that it should have got by
+	// a split, missedAfter how long one has to be missing: a node that is a little behind
+	// makes it from its own state, which costs nothing.
+	missedEvery = 5 * time.Second
+	missedAfter = 20 * time.Second
 )
 
 // shapes does on this node what follows when a shard's range has changed
@@ -42,6 +47,8 @@ type shapes struct {
 	self   kv.NodeID
 	log    *slog.Logger
 	kind   raftnode.LogKind // of the logs of children
+	state  func() *placement.State
+	known  func(kv.ServerID) bool
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -50,17 +57,23 @@ type shapes struct {
 
 	mu      sync.Mutex
 	pending []store.ShapeEvent // oldest first; one for each kind and pair of shards
+
+	missed map[kv.ServerID]time.Time // since when; of run
 }
 
 func newShapes(self kv.NodeID, kind raftnode.LogKind, shards *placement.Map, loads *loads, log *slog.Logger) *shapes {
-	s := &shapes{self: self, kind: kind, shards: shards, loads: loads, log: log, wake: make(chan struct{}, 1)}
+	s := &shapes{
+		self: self, kind: kind, shards: shards, loads: loads, log: log,
+		wake: make(chan struct{}, 1), missed: map[kv.ServerID]time.Time{},
+	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
 
-// start begins to work on what was noted so far and on what comes.
-func (s *shapes) start(host *raftnode.Host, db *store.DB) {
-	s.host, s.db = host, db
+// start begins to work on what was noted so far and on what comes. state gives the
+// meta shard's state on this node, known whether a replica is or was here.
+func (s *shapes) start(host *raftnode.Host, db *store.DB, state func() *placement.State, known func(kv.ServerID) bool) {
+	s.host, s.db, s.state, s.known = host, db, state, known
 	s.wg.Go(s.run)
 }
 
@@ -101,9 +114,14 @@ func (s *shapes) take() []store.ShapeEvent {
 // again after a pause, together with what has come meanwhile.
 func (s *shapes) run() {
 	pause := shapeRetryMin
+	look := time.NewTicker(missedEvery)
+	defer look.Stop()
 	for {
 		select {
 		case <-s.wake:
+		case now := <-look.C:
+			s.makeMissed(now)
+			continue
 		case <-s.ctx.Done():
 			return
 		}
@@ -227,4 +245,54 @@ func (s *shapes) absorbed(right kv.ShardID) error {
 	}
 	s.loads.forget(right)
 	return s.db.ForgetAbsorbed(right)
+}
+
+// makeMissed makes replicas of children whose splits this node has not seen: its
+// replica of the parent has come by a snapshot that was taken later. They have no
+// state and no configuration, and wait for the child's leader, as those do that moves
+// bring. A server that the child's own configuration names, and of which there is
+// neither record nor tombstone here, has never voted.
+func (s *shapes) makeMissed(now time.Time) {
+	missing := map[kv.ServerID]time.Time{}
+	for _, h := range s.state().Shards() {
+		id, ok := s.lacks(h.Current, h.Initial)
+		if !ok {
+			continue
+		}
+		since, before := s.missed[id]
+		if !before {
+			since = now
+		}
+		missing[id] = since
+		if now.Sub(since) < missedAfter {
+			continue
+		}
+		s.log.Info("making a replica of a shard whose split this node has not seen", "replica", id)
+		// Should the split come now after all, it finds the state on disk.
+		if err := errors.Join(s.adopt(id.Shard, h.Current), s.db.Flush()); err != nil {
+			s.log.Warn("could not make a replica", "replica", id, "err", err)
+		}
+	}
+	s.missed = missing
+}
+
+// lacks gives the replica that a shard counts as its member here and that is not. A
+// shard's initial replicas are made by the control plane, with their members.
+func (s *shapes) lacks(current, initial *kvpb.ShardDescriptor) (kv.ServerID, bool) {
+	if current == nil || kv.ShardID(current.Shard) == kv.MetaShard {
+		return kv.ServerID{}, false
+	}
+	for _, r := range initial.GetReplicas() {
+		if kv.NodeID(r.Node) == s.self {
+			return kv.ServerID{}, false
+		}
+	}
+	for _, r := range current.Replicas {
+		id := kv.ServerID{Node: s.self, Shard: kv.ShardID(current.Shard), Incarnation: r.Incarnation}
+		if kv.NodeID(r.Node) == s.self && !s.known(id) {
+			_, err := s.db.ReplicaDescriptor(id.Shard)
+			return id, errors.Is(err, store.ErrNoReplica)
+		}
+	}
+	return kv.ServerID{}, false
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/quorate-db/quorate/kv"
-	"github.com/quorate-db/quorate/raftnode"
 )
 
 func init() {
@@ -19,20 +18,20 @@ func init() {
 func retiredVotes(s *stage) {
 	leader, followers, spare := s.cast()
 	behind, retired := followers[0], followers[1]
-	old, next := s.replica(retired).ID(), kv.ServerID{Node: spare.ID(), Shard: onlyShard, Incarnation: 1}
+	old := s.replica(retired).ID()
 	s.net.Isolate(behind.ID(), true)
-	actions := leader.server().Actions()
 	steps := []func(context.Context) error{
 		func(ctx context.Context) error {
-			return spare.server().Host().Create(ctx, raftnode.Record{
-				ID: next, Kind: raftnode.Durable, Log: raftnode.SharedLog, Payload: s.replica(retired).Record().Payload,
-			})
+			_, err := leader.server().Control().Move(ctx, onlyShard, retired.ID(), spare.ID())
+			return err
 		},
-		func(ctx context.Context) error { return actions.AddNonvoter(ctx, onlyShard, next) },
-		func(ctx context.Context) error { return actions.Promote(ctx, onlyShard, next) },
-		func(ctx context.Context) error { return actions.Remove(ctx, onlyShard, old) },
-		func(ctx context.Context) error { return s.onlyHas(ctx, leader, next, old) },
-		func(ctx context.Context) error { return retired.server().Actions().Destroy(ctx, old) },
+		func(ctx context.Context) error { return s.moved(ctx, leader, spare.ID(), old) },
+		func(context.Context) error {
+			if _, there := retired.server().Host().Replica(onlyShard); there {
+				return errors.New("the old replica is not destroyed")
+			}
+			return nil
+		},
 	}
 	for i, step := range steps {
 		if err := eventually(step); err != nil {
@@ -82,21 +81,22 @@ func (s *stage) cast() (leader *Node, followers []*Node, spare *Node) {
 	}
 }
 
-// onlyHas asks a leader whether its shard has one member and not another.
-func (s *stage) onlyHas(ctx context.Context, leader *Node, has, hasNot kv.ServerID) error {
+// moved asks a leader whether its shard has a voter on a node and not an
+// earlier member.
+func (s *stage) moved(ctx context.Context, leader *Node, to kv.NodeID, old kv.ServerID) error {
 	members, _, err := leader.server().Actions().Members(ctx, onlyShard)
 	if err != nil {
 		return err
 	}
 	found := false
 	for _, m := range members {
-		found = found || m.ID == has
-		if m.ID == hasNot {
-			return errors.New("it is still a member")
+		found = found || m.ID.Node == to && m.Voter
+		if m.ID == old {
+			return errors.New("the old one is still a member")
 		}
 	}
 	if !found {
-		return errors.New("it is not a member yet")
+		return errors.New("the new one is no voter yet")
 	}
 	return nil
 }
