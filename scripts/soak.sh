@@ -5,12 +5,13 @@
 #   QUORATE_SIM_SEEDS  runs of the simulator, QUORATE_SIM_OPS operations each: 100, 21000
 #   QUORATE_SIM_FIRST  the first seed: taken from the clock, so that no two soaks are the same
 #   FUZZ_TIME          for each fuzz target: 5m
+#   QUORATE_SCALE_MIB  how much data the test at scale loads, if the disk has room: 2048
 #   SOAK_ROUNDS        how often all of it: 1
 . "$(dirname "$0")/lib.sh"
 
 : "${QUORATE_SOAK:=25}" "${QUORATE_SIM_SEEDS:=100}" "${QUORATE_SIM_OPS:=21000}" "${QUORATE_SIM_FIRST:=$(date +%s)}"
-: "${FUZZ_TIME:=5m}" "${SOAK_ROUNDS:=1}"
-export QUORATE_SOAK QUORATE_SIM_SEEDS QUORATE_SIM_OPS QUORATE_SIM_FIRST
+: "${FUZZ_TIME:=5m}" "${SOAK_ROUNDS:=1}" "${QUORATE_SCALE_MIB:=2048}"
+export QUORATE_SCALE_MIB QUORATE_SOAK QUORATE_SIM_SEEDS QUORATE_SIM_OPS QUORATE_SIM_FIRST
 
 failed=()
 try() {
@@ -37,6 +38,7 @@ for round in $(seq "$SOAK_ROUNDS"); do
   try "simulator" go_test -count=1 -timeout $((5 + 2 * QUORATE_SIM_SEEDS))m -run TestCampaign ./internal/sim/...
   try "storage crashes" go_test -count=1 -timeout 0 ./raftnode/... ./store/...
   try "real processes" go_test -count=1 -p 1 -timeout 0 -tags blackbox ./test/blackbox/...
+  try "scale" go_test -count=1 -timeout 0 -tags blackbox ./test/scale/...
   try "fuzz" fuzz
   QUORATE_SIM_FIRST=$((QUORATE_SIM_FIRST + QUORATE_SIM_SEEDS))
 done

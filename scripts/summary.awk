@@ -8,8 +8,8 @@
   skipped[++skips] = $3 ": " reason
 }
 
-# What a test logs is indented by four for each level of subtests.
-/^ +[a-z_]+_test\.go:[0-9]+: .*(median|operations|faults|seeds? in)/ { figures[++noted] = $0 }
+# What a test logs is indented by four for each level of subtests. Tables are figures too.
+/^ +[a-z_]+_test\.go:[0-9]+: .*(median|operations|faults|seeds? in)/ || /^ +\| .* \|$/ { figures[++noted] = $0 }
 
 /^(ok|FAIL|\?)[ \t]+[a-z].*\// || /^FAIL$/ {
   if ($1 == "FAIL") {

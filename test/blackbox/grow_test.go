@@ -26,15 +26,6 @@ const grace = 5 * time.Second
 
 func ptr[T any](v T) *T { return &v }
 
-// pulseKeys are spread over the key space.
-func pulseKeys() []string {
-	var keys []string
-	for _, letter := range "07EMTZcgkqvz" {
-		keys = append(keys, fmt.Sprintf("%c~pulse", letter))
-	}
-	return keys
-}
-
 // workload is clients that must not notice anything: each has the default deadline,
 // tries again as clients do, and may see no error.
 type workload struct {
@@ -47,7 +38,7 @@ func startWorkload(t testing.TB, c *proc.Cluster, rate float64, seed uint64) *wo
 	h := history.NewRecorder()
 	return &workload{
 		campaign: &campaign{Load: load.Start(t, load.Options{Endpoints: c.Endpoints(), Clients: 8, Rate: rate, Seed: seed, Strict: true}, h), history: h},
-		pulse:    load.StartPulse(t, c.Endpoints(), pulseKeys()),
+		pulse:    load.StartPulse(t, c.Endpoints(), load.PulseKeys()),
 	}
 }
 

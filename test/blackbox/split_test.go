@@ -44,7 +44,7 @@ func TestSplits(t *testing.T) {
 // testSplitByHand splits the widest shard a few times and measures each split.
 func testSplitByHand(t *testing.T, c *proc.Cluster, w *workload) {
 	var gaps []time.Duration
-	for range scaled(t, 5) {
+	for range 4 {
 		l := c.Layout(t)
 		widest := slices.MaxFunc(l.Shards, func(a, b client.Shard) int { return int(a.Keys - b.Keys) })
 		w.goOn(t, 100)
@@ -99,7 +99,7 @@ func testSplitBySize(t *testing.T, c *proc.Cluster, w *workload, d *dataset) {
 func testMerge(t *testing.T, c *proc.Cluster, w *workload) {
 	c.Configure(t, client.ConfigChange{SplitBytes: ptr(int64(0)), MergeBytes: ptr(int64(0))})
 	var gaps []time.Duration
-	for range 5 {
+	for range 3 {
 		l := c.Layout(t)
 		n := len(l.Shards)
 		first := l.Shards[n/2-1]

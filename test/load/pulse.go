@@ -52,6 +52,15 @@ func (g Gap) String() string {
 	return fmt.Sprintf("%s (%s from %s)", g.Wait.Round(time.Millisecond), g.Key, g.Begun.UTC().Format("15:04:05.000"))
 }
 
+// PulseKeys gives keys that are spread over the key space.
+func PulseKeys() []string {
+	var keys []string
+	for _, letter := range "07EMTZcgkqvz" {
+		keys = append(keys, fmt.Sprintf("%c~pulse", letter))
+	}
+	return keys
+}
+
 // StartPulse sets it to work; Stop ends it, at the latest when the test does.
 func StartPulse(t testing.TB, endpoints, keys []string) *Pulse {
 	t.Helper()
