@@ -105,10 +105,8 @@ func (p *process) mesh(l net.Listener) func(*Identity, func(kv.NodeID) (string, 
 // serve runs the HTTP edge until ctx ends or the node must, then stops both: the
 // edge first, while the node can still answer what is under way.
 func (p *process) serve(ctx context.Context, l net.Listener) error {
-	// Until the control plane has all of it, its routes answer 503.
-	admin, _ := any(p.node.Control()).(httpd.Admin)
 	edge := httpd.New(httpd.Options{
-		Admin:   admin,
+		Admin:   p.node.Control(),
 		Data:    p.node.Router(),
 		Cluster: clusterViews{p.node.Control()},
 		Health:  health{p.node},
