@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/quorate-db/quorate/client"
-	"github.com/quorate-db/quorate/internal/localcluster"
 	"github.com/quorate-db/quorate/kv"
 )
 
@@ -41,12 +40,21 @@ const (
 // a leader, with another number of voters than the replication factor, with a replica
 // that is no voter, or on a node that is dead or on its way out, or with a change under way.
 func (c *Cluster) Shares(ctx context.Context, replicationFactor int) (Shares, error) {
+	var endpoints []string
+	for _, i := range c.RunningNodes() {
+		endpoints = append(endpoints, c.Endpoint(i))
+	}
+	return SharesOf(ctx, endpoints, replicationFactor)
+}
+
+// SharesOf is Shares of any cluster, by the base URLs of its running nodes.
+func SharesOf(ctx context.Context, endpoints []string, replicationFactor int) (Shares, error) {
 	var all Shares
 	var first string
-	for _, i := range c.RunningNodes() {
-		s, err := c.sharesAt(ctx, i, replicationFactor)
+	for _, endpoint := range endpoints {
+		s, err := sharesAt(ctx, endpoint, replicationFactor)
 		if err != nil {
-			return s, fmt.Errorf("%s says: %w", localcluster.Name(i), err)
+			return s, fmt.Errorf("%s says: %w", endpoint, err)
 		}
 		var b strings.Builder
 		for _, shard := range s.Shards {
@@ -59,16 +67,16 @@ func (c *Cluster) Shares(ctx context.Context, replicationFactor int) (Shares, er
 		case first == "":
 			first, all = b.String(), s
 		case first != b.String():
-			return s, fmt.Errorf("%s does not know yet what others know", localcluster.Name(i))
+			return s, fmt.Errorf("%s does not know yet what others know", endpoint)
 		}
 	}
 	return all, nil
 }
 
 // sharesAt is Shares at one node.
-func (c *Cluster) sharesAt(ctx context.Context, i, replicationFactor int) (Shares, error) {
+func sharesAt(ctx context.Context, endpoint string, replicationFactor int) (Shares, error) {
 	var s Shares
-	one, err := client.New(client.Config{Endpoints: []string{c.Endpoint(i)}, Timeout: 2 * time.Second})
+	one, err := client.New(client.Config{Endpoints: []string{endpoint}, Timeout: 2 * time.Second})
 	if err != nil {
 		return s, err
 	}
