@@ -14,8 +14,10 @@ import (
 const (
 	// hasteStep is how much longer each follower waits than the one before it
 	// before it stands for election because its leader's process has died, so that
-	// not two stand at once; up to hasteJitter is added at random.
-	hasteStep   = 40 * time.Millisecond
+	// not two stand at once: their votes would split, which costs an election timeout.
+	// It is what a request for a vote may take to arrive and be answered on machines
+	// that are busy with having lost one. Up to hasteJitter is added at random.
+	hasteStep   = 100 * time.Millisecond
 	hasteJitter = 5 * time.Millisecond
 )
 
@@ -29,8 +31,10 @@ func (h *Host) unreachable(node kv.NodeID) {
 		if !ok || leader.Node != node || leader == r.id {
 			continue
 		}
-		if rank, ok := r.rank(leader); ok {
-			h.later(time.Duration(rank)*hasteStep+rand.N(hasteJitter), func() { r.succeed(leader) })
+		inst := r.inst.Load()
+		if rank, ok := r.rank(leader); ok && inst != nil {
+			term := inst.raft.CurrentTerm()
+			h.later(time.Duration(rank)*hasteStep+rand.N(hasteJitter), func() { r.succeed(leader, term) })
 		}
 	}
 }
@@ -73,11 +77,11 @@ func (h *Host) later(d time.Duration, f func()) {
 }
 
 // succeed starts an election if there is no other leader than the one that is
-// gone, at most once per election timeout.
-func (r *Replica) succeed(gone kv.ServerID) {
+// gone, and nobody else stands since it led in term; at most once per election timeout.
+func (r *Replica) succeed(gone kv.ServerID, term uint64) {
 	inst := r.inst.Load()
 	leader, ok := r.leader()
-	if inst == nil || ok && leader != gone || r.mute.Load() > 0 {
+	if inst == nil || ok && leader != gone || r.mute.Load() > 0 || inst.raft.CurrentTerm() != term {
 		return
 	}
 	now := time.Now()

@@ -147,6 +147,28 @@ func TestFailoverIsFastWhereAProcessDied(t *testing.T) {
 	}
 }
 
+// Where messages take a while, followers of a leader that has died do not stand against
+// each other: that would cost an election timeout.
+func TestFailoverWhereMessagesTakeLong(t *testing.T) {
+	bubble(t, 5, func(c *testCluster) {
+		for round := range 8 {
+			c.net.SetAll(simnet.Link{DelayMin: 30 * time.Millisecond, DelayMax: 45 * time.Millisecond})
+			l := c.leader()
+			c.mustPut(l, "a", fmt.Sprint(round))
+			start := time.Now()
+			c.net.Down(l.id.Node, simnet.Killed)
+			next := c.leader(l.id.Node)
+			if took := time.Since(start); took > 500*time.Millisecond {
+				t.Fatalf("round %d: failover took %s", round, took)
+			}
+			c.mustPut(next, "b", fmt.Sprint(round))
+			c.net.Up(l.id.Node)
+			c.net.Heal()
+			c.converged()
+		}
+	})
+}
+
 func TestCloseHandsLeadershipOver(t *testing.T) {
 	bubble(t, 3, func(c *testCluster) {
 		l := c.leader()
