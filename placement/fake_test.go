@@ -9,10 +9,12 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/kv/kvpb"
 )
 
 // world is a cluster of fakes in one synctest bubble: a network, one meta group
@@ -32,10 +34,11 @@ type world struct {
 	crashAt   int
 	ops       []string // durable operations of crashNode
 
-	transfers int
-	asked     map[kv.ShardID]int // transfers by shard
-	reluctant bool               // transfers succeed and change nothing
-	bootstrap map[dataKey]*ReplicaSpec
+	transfers    int
+	asked        map[kv.ShardID]int // transfers by shard
+	reluctant    bool               // transfers succeed and change nothing
+	refuseAbsorb bool               // every absorption is refused
+	bootstrap    map[dataKey]*ReplicaSpec
 }
 
 // metaGroup is the meta shard of one cluster.
@@ -58,6 +61,14 @@ type dataShard struct {
 	created map[kv.NodeID]bool
 	leader  kv.NodeID
 	term    uint64
+
+	desc        *kvpb.ShardDescriptor
+	config      uint64
+	frozen      uint64
+	into        kv.ShardID
+	index       uint64 // of the last entry
+	bytes       int64
+	absorptions int
 }
 
 // disk is what a node keeps when its process dies.
@@ -65,6 +76,8 @@ type disk struct {
 	cluster string
 	records map[kv.ServerID]ReplicaSpec
 	founder kv.NodeID // whose meta group it belongs to; 0 = not added to any yet
+	tombs   map[kv.ServerID]bool
+	rate    int64 // of snapshots, as set
 }
 
 // fakeNode is one process.
@@ -103,16 +116,16 @@ func addresses(ids ...kv.NodeID) []string {
 // start starts a node on its disk. change adapts the options; it may be nil.
 func (w *world) start(id kv.NodeID, join []string, expect int, change func(*Options)) *fakeNode {
 	n := &fakeNode{w: w, id: id, crashed: make(chan struct{}), machine: NewMachine(), logs: &logSink{},
-		disk:     &disk{records: map[kv.ServerID]ReplicaSpec{}},
+		disk:     &disk{records: map[kv.ServerID]ReplicaSpec{}, tombs: map[kv.ServerID]bool{}},
 		handlers: map[uint16]func(kv.NodeID, []byte, func([]byte, error)){}}
 	n.opts = Options{
 		Self:    Self{Name: fmt.Sprintf("n%d", uint64(id)), HTTPAddress: fmt.Sprintf("n%d:7001", uint64(id)), PeerAddress: peerAddress(id), Release: "test"},
 		Join:    join,
 		Expect:  expect,
-		Machine: n.machine, Identity: fakeIdentity{n}, Meta: fakeMeta{n}, Replicas: fakeReplicas{n}, Peers: fakePeers{n},
+		Machine: n.machine, Identity: fakeIdentity{n}, Meta: fakeMeta{n}, Replicas: fakeReplicas{n}, Actions: fakeActions{n}, Peers: fakePeers{n},
 		SplitPoints:    EvenSplitPoints(8),
 		LearnAddresses: func(map[kv.NodeID]string) {},
-		Disk:           func() (int64, int64) { return 100 * int64(id), 1000 },
+		Disk:           func() (int64, int64) { return 100 * int64(id), 1 << 40 },
 		Logger:         slog.New(n.logs),
 	}
 	if change != nil {
@@ -343,7 +356,7 @@ func (f fakeMeta) Propose(_ context.Context, data []byte) ([]byte, error) {
 	}
 	index := uint64(len(g.log)) + 1
 	g.version++
-	e := kv.Entry{Index: index, Term: g.term, Stamp: kv.Stamp{Term: g.term, Version: g.version, Ceiling: 1 << 60, NowMs: int64(index)},
+	e := kv.Entry{Index: index, Term: g.term, Stamp: kv.Stamp{Term: g.term, Version: g.version, Ceiling: 1 << 60, NowMs: time.Now().UnixMilli()},
 		Commands: []kv.EntryCommand{{Data: data, Versions: 1}}}
 	g.log = append(g.log, e)
 	results, err := f.machine.Apply([]kv.Entry{e})
@@ -439,13 +452,17 @@ func (f fakeReplicas) Create(_ context.Context, spec ReplicaSpec) error {
 
 func (f fakeReplicas) createDataLocked(spec ReplicaSpec) {
 	shard := dataKey{f.disk.founder, spec.ID.Shard}
+	if len(spec.Members) == 0 { // it waits to be added
+		f.w.data[shard].created[f.id] = true
+		return
+	}
 	if first := f.w.bootstrap[shard]; first == nil {
 		f.w.bootstrap[shard] = &spec
 	} else if !slices.Equal(first.Members, spec.Members) || !proto.Equal(first.Descriptor, spec.Descriptor) {
 		f.w.t.Errorf("shard %v is bootstrapped in two ways: %v and %v", shard, first, spec)
 	}
 	if f.w.data[shard] == nil {
-		f.w.data[shard] = &dataShard{members: spec.Members, created: map[kv.NodeID]bool{}}
+		f.w.data[shard] = &dataShard{members: spec.Members, created: map[kv.NodeID]bool{}, desc: spec.Descriptor, config: 1, index: 10, bytes: 1 << 20}
 	}
 	f.w.data[shard].created[f.id] = true
 }
@@ -457,16 +474,19 @@ func (f fakeReplicas) States() []ReplicaState {
 	if g := f.groupLocked(); g != nil {
 		out = append(out, ReplicaState{Status: f.metaStatusLocked(g)})
 	}
-	for id, spec := range f.disk.records {
-		if id.Shard == kv.MetaShard {
+	for id := range f.disk.records {
+		d := f.w.data[dataKey{f.disk.founder, id.Shard}]
+		if id.Shard == kv.MetaShard || d == nil || f.disk.tombs[id] {
 			continue
 		}
-		d := f.w.data[dataKey{f.disk.founder, id.Shard}]
-		st := kv.ReplicaStatus{ID: id, Role: kv.RoleFollower, Term: d.term, Leader: d.leader, Members: d.members, CommitIndex: 10, AppliedIndex: 10}
+		st := kv.ReplicaStatus{ID: id, Role: kv.RoleFollower, Term: d.term, Leader: d.leader, Members: d.members, CommitIndex: d.index, AppliedIndex: d.index}
+		if !slices.ContainsFunc(d.members, func(m kv.Member) bool { return m.ID == id && m.Voter }) {
+			st.Role = kv.RoleLearner
+		}
 		if d.leader == f.id {
 			st.Role, st.LeaderReady = kv.RoleLeader, true
 		}
-		out = append(out, ReplicaState{Status: st, Descriptor: spec.Descriptor, ConfigIndex: 1, Bytes: 1 << 20, Keys: 7})
+		out = append(out, ReplicaState{Status: st, Descriptor: d.desc, ConfigIndex: d.config, Bytes: d.bytes, Keys: 7, FrozenIndex: d.frozen, FrozenInto: d.into})
 	}
 	return out
 }

@@ -283,8 +283,9 @@ func (b *board) planMerges() {
 	}
 	for i := range max(0, len(s.segments)-1) {
 		left, right := b.part(uint64(s.segments[i].shard)), b.part(uint64(s.segments[i+1].shard))
-		if !b.restful(left) || !b.restful(right) || left.bytes+right.bytes >= b.cfg.MergeBytes || left.load+right.load >= cold ||
-			!bytes.Equal(left.record.Current.End, right.record.Current.Start) || b.age(right.record.StickyUntilMs) < 0 {
+		if left == nil || right == nil || left.bytes+right.bytes >= b.cfg.MergeBytes || left.load+right.load >= cold ||
+			!bytes.Equal(left.record.Current.End, right.record.Current.Start) || b.age(right.record.StickyUntilMs) < 0 ||
+			!b.restful(left) || !b.restful(right) { // the last is what takes long
 			continue
 		}
 		left.busy, right.busy = true, true
@@ -300,5 +301,5 @@ func (b *board) planMerges() {
 
 // restful reports whether nothing was done to a shard lately and all of it is well.
 func (b *board) restful(p *part) bool {
-	return p != nil && !p.busy && p.leader != nil && b.age(p.record.ChangedMs) >= b.in.Tuning.MergeRest && b.allWell(p)
+	return !p.busy && p.leader != nil && b.age(p.record.ChangedMs) >= b.in.Tuning.MergeRest && b.allWell(p)
 }

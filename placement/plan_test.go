@@ -406,32 +406,3 @@ func TestEvenSplitPoints(t *testing.T) {
 		t.Errorf("8 shards: %s", got)
 	}
 }
-
-// BenchmarkPlan plans a round for 1,000 nodes with 100,000 shards, of which one
-// node in a hundred has lost its leaders.
-func BenchmarkPlan(b *testing.B) {
-	in := Input{State: leaderState(1000, 3, 100_000), Now: time.UnixMilli(1e12), Health: map[kv.NodeID]Health{}, Leads: map[kv.ShardID]Lead{}}
-	reports := map[uint64]*metapb.NodeReport{}
-	for _, h := range in.State.Shards() {
-		lead := h.Current.Replicas[0].Node
-		if lead%100 == 0 {
-			lead = h.Current.Replicas[1].Node
-		}
-		in.Leads[kv.ShardID(h.Current.Shard)] = Lead{Node: kv.NodeID(lead), Term: 1}
-		for _, r := range h.Current.Replicas {
-			if reports[r.Node] == nil {
-				reports[r.Node] = &metapb.NodeReport{Node: r.Node}
-			}
-			reports[r.Node].Replicas = append(reports[r.Node].Replicas,
-				&metapb.ReplicaReport{Shard: h.Current.Shard, Incarnation: 1, Role: string(kv.RoleFollower)})
-		}
-	}
-	for node, report := range reports {
-		in.Health[kv.NodeID(node)] = Health{Liveness: Alive, Report: report}
-	}
-	for b.Loop() {
-		if got := len(Plan(in)); got == 0 {
-			b.Fatal("nothing planned")
-		}
-	}
-}
