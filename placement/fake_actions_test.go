@@ -3,6 +3,7 @@ package placement
 import (
 	"bytes"
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/quorate-db/quorate/kv"
@@ -169,4 +170,20 @@ func (f fakeActions) SnapshotRate(rate int64) {
 	f.w.mu.Lock()
 	defer f.w.mu.Unlock()
 	f.disk.rate = rate
+}
+
+func (f fakeReplicas) Transfer(_ context.Context, shard kv.ShardID, to kv.NodeID) error {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	d := f.w.data[dataKey{f.disk.founder, shard}]
+	if d == nil || d.leader != f.id || !f.w.upLocked(to) || !d.created[to] {
+		return errors.New("cannot transfer")
+	}
+	f.w.transfers++
+	f.w.asked[shard]++
+	if !f.w.reluctant {
+		d.leader = to
+		d.term++
+	}
+	return nil
 }

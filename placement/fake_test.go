@@ -490,19 +490,3 @@ func (f fakeReplicas) States() []ReplicaState {
 	}
 	return out
 }
-
-func (f fakeReplicas) Transfer(_ context.Context, shard kv.ShardID, to kv.NodeID) error {
-	f.w.mu.Lock()
-	defer f.w.mu.Unlock()
-	d := f.w.data[dataKey{f.disk.founder, shard}]
-	if d == nil || d.leader != f.id || !f.w.upLocked(to) || !d.created[to] {
-		return errors.New("cannot transfer")
-	}
-	f.w.transfers++
-	f.w.asked[shard]++
-	if !f.w.reluctant {
-		d.leader = to
-		d.term++
-	}
-	return nil
-}
