@@ -12,6 +12,7 @@ import (
 
 	"github.com/quorate-db/quorate/client"
 	"github.com/quorate-db/quorate/internal/localcluster"
+	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/test/proc"
 )
 
@@ -25,6 +26,7 @@ func TestOperate(t *testing.T) {
 	w.lap(t, "nothing happens")
 	t.Run("drain", func(t *testing.T) { testDrain(t, c, w, 2) })
 	t.Run("replication factor 5", func(t *testing.T) { testReplicationFactor(t, c, w, 5) })
+	t.Run("a removal that would leave too few", func(t *testing.T) { testRemoveRefused(t, c) })
 	t.Run("replication factor 3", func(t *testing.T) { testReplicationFactor(t, c, w, 3) })
 	// Last: a node that was dead is given no replicas for a while.
 	t.Run("back before the grace is over", func(t *testing.T) { testBackInTime(t, c, w, 4) })
@@ -130,6 +132,22 @@ func testReplicationFactor(t *testing.T, c *proc.Cluster, w *workload, factor in
 	quorate(t, c, "config", "set", fmt.Sprintf("replication_factor=%d", factor))
 	c.WaitBalanced(t, balanceMax, 5, factor)
 	w.lap(t, fmt.Sprintf("replication factor %d", factor))
+}
+
+// testRemoveRefused asks for the removal of one of as many nodes as there are copies.
+func testRemoveRefused(t *testing.T, c *proc.Cluster) {
+	before := places(t, c)
+	got := proc.Run(t, binary(t), "", "nodes", "remove", localcluster.Name(1), "--endpoint="+c.Endpoint(2))
+	if got.Code == 0 || !strings.Contains(got.Stderr, "conflict") {
+		t.Errorf("removal of one of five nodes at replication factor 5: exit code %d\n%s%s", got.Code, got.Stdout, got.Stderr)
+	}
+	n, err := c.Admin().Node(t.Context(), localcluster.Name(1))
+	if err != nil || n.State == kv.NodeRemoving {
+		t.Errorf("after the refusal the node is %+v, %v", n, err)
+	}
+	if now := places(t, c); !slices.Equal(now, before) {
+		t.Errorf("replicas moved although the removal was refused:\n%q\n%q", before, now)
+	}
 }
 
 // TestZones spreads replicas over three zones of two nodes each, and kills a node for

@@ -19,7 +19,7 @@ import (
 )
 
 // splitBytes is the split_bytes of TestSplits.
-const splitBytes = 4 << 20
+const splitBytes = 2 << 20
 
 // TestSplits begins with one shard, splits it by hand and then by loading more
 // than shards may hold, and merges shards again, while clients read, write, and scan:
