@@ -64,6 +64,11 @@ const (
 	CodeInternal Code = "internal"
 )
 
+// ErrNewerRelease is what a state machine says of an entry that only a newer release
+// knows. Its replica stops, because to skip the entry would fork it from the others;
+// what is on the disk is as good as before.
+var ErrNewerRelease = errors.New("written by a newer release")
+
 // Error is the one error that crosses packages and nodes. Compare with
 // CodeOf and OutcomeOf, which also see through wrapping.
 type Error struct {

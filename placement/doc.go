@@ -10,7 +10,8 @@
 //   - Plan, a pure function from state and reports to the next small safe steps.
 //   - loop, which carries the steps out on the node that leads the meta shard.
 //   - agent, which runs on every node: it founds or joins a cluster, registers,
-//     creates the replicas that the meta state assigns to its node, and reports.
+//     creates the replicas that the meta state assigns to its node, destroys those
+//     that their shards have parted with, and reports.
 //   - Control, which holds the above together and answers questions about the
 //     cluster.
 //
@@ -41,7 +42,25 @@
 // record. So a meta record without a cluster id is a founding to be resumed, and
 // a cluster id without a meta record a join to be resumed.
 //
-// P7. A transfer of leadership planned by leader spreading lowers the pair (sum
-// of squared leader counts, leaders that are not preferred) in lexicographic
-// order, so spreading ends and cannot flap.
+// P7. What levels leaders lowers the sum of squared leader counts with each chain
+// that is handed along, and raises it at no step of it; leaving a node that shall not
+// lead comes before, and nothing moves back there. So levelling ends and cannot flap.
+//
+// P8. What evens out replicas lowers the pair (sum of squared replica counts, sum of
+// squared bytes) in lexicographic order, with what is under way counted as done, and
+// is planned only where no zone is lost. So it ends as well. What splits is at least
+// four times what merges, so neither undoes the other.
+//
+// P9. Two replicas of a shard share a zone only while there are fewer zones with nodes
+// that stay than replicas, or until a move out of it has found room.
+//
+// P10. A replica is destroyed only when a quorum of its shard has confirmed that it is
+// no member, or when the shard was absorbed, here too. The meta state gives no more
+// than a reason to ask.
+//
+// P11. At most one of move, split and merge is under way for a shard, recorded in the
+// meta shard before it begins, so that whoever leads goes on with it. A member goes
+// only if a majority of those that are left lives, and it was confirmed alive lately.
+//
+// P12. An incarnation comes from its shard's counter, which only grows.
 package placement

@@ -144,10 +144,10 @@ func (v *version) command(data []byte) (*metapb.Result, error) {
 		return refuse(kv.CodeInvalid, "not a command: %v", err), nil
 	}
 	if c.Format > CommandFormat {
-		return nil, fmt.Errorf("command format %d is not known to this release (newest: %d)", c.Format, CommandFormat)
+		return nil, fmt.Errorf("command format %d is not known to this release (newest: %d): %w", c.Format, CommandFormat, kv.ErrNewerRelease)
 	}
 	if c.Body == nil && len(c.ProtoReflect().GetUnknown()) > 0 {
-		return nil, fmt.Errorf("a kind of command that is not known to this release")
+		return nil, fmt.Errorf("a kind of command that is not known to this release: %w", kv.ErrNewerRelease)
 	}
 	if c.Format == 0 || c.Body == nil {
 		return refuse(kv.CodeInvalid, "a command without a format or a body"), nil

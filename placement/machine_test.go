@@ -2,6 +2,7 @@ package placement
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -210,8 +211,8 @@ func TestNewerReleaseStops(t *testing.T) {
 		good := d.entry(cmdAllocate(1))
 		bad := d.entry()
 		bad.Stamp.Version, bad.Commands = d.version+1, []kv.EntryCommand{{Data: data, Versions: 1}}
-		if _, err := d.m.Apply([]kv.Entry{good, bad}); err == nil {
-			t.Errorf("unknown %s: applied", name)
+		if _, err := d.m.Apply([]kv.Entry{good, bad}); !errors.Is(err, kv.ErrNewerRelease) {
+			t.Errorf("unknown %s: %v", name, err)
 		}
 		if d.m.Applied().Index != before.Index || !bytes.Equal(digest, digestOf(t, d.m)) {
 			t.Errorf("unknown %s: applied in part", name)

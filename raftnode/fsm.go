@@ -54,7 +54,11 @@ func (f fsm) ApplyBatch(logs []*raft.Log) []any {
 		return answers
 	}
 	if err != nil {
-		f.r.fail(storageFailed, fmt.Errorf("apply: %w", err))
+		what := storageFailed
+		if errors.Is(err, kv.ErrNewerRelease) {
+			what = replicaFailed // nothing is wrong with the disk
+		}
+		f.r.fail(what, fmt.Errorf("apply: %w", err))
 		return answers
 	}
 	for i := range results {

@@ -246,6 +246,32 @@ func TestCloseAnswersWaiters(t *testing.T) {
 	})
 }
 
+// A machine that meets an entry of a newer release stops its replica, and says
+// nothing against the disk.
+func TestNewerReleaseIsNoStorageFailure(t *testing.T) {
+	var replica, storage atomic.Int32
+	bubbleWith(t, 3, Durable, func(o *Options) {
+		o.Hooks.Failed = func(_ kv.ServerID, _ error, ofStorage bool) {
+			if ofStorage {
+				storage.Add(1)
+			} else {
+				replica.Add(1)
+			}
+		}
+	}, func(c *testCluster) {
+		l := c.leader()
+		m := machineOf(l)
+		m.mu.Lock()
+		m.broken = fmt.Errorf("a command: %w", kv.ErrNewerRelease)
+		m.mu.Unlock()
+		_ = put(l, "k", "v", 5*time.Second) // its outcome is not the matter here
+		c.until("the replica has stopped", 5*time.Second, func() bool { return l.Status().Role == kv.RoleStopped })
+		if replica.Load() != 1 || storage.Load() != 0 {
+			t.Fatalf("%d failures of the replica, %d of storage", replica.Load(), storage.Load())
+		}
+	})
+}
+
 // A machine that fails stops its replica and nothing else.
 func TestMachineFailureStopsTheReplica(t *testing.T) {
 	var failed atomic.Int32
