@@ -42,7 +42,7 @@ func TestCampaign(t *testing.T) {
 				t.Parallel()
 				config := Config{Seed: uint64(seed), Ops: ops, Nodes: 3 + 2*(seed%2), ChangeEvery: changeEvery}
 				if changeEvery > 0 {
-					config.Spares, config.Zones = 2, 3*(seed/2%2)
+					config.FaultEvery, config.Spares, config.Zones = 4*time.Second, 2, 3*(seed/2%2)
 				}
 				result, wrong := runInBubble(t, config)
 				total.add(result)
