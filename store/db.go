@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -182,6 +183,20 @@ func (db *DB) Replicas() ([]kv.ShardID, error) {
 // A new replica is durable only with the next flush: whoever makes one does so
 // again after a crash, from the same record.
 func (db *DB) OpenReplica(shard kv.ShardID, initial *kvpb.ShardDescriptor) (*Replica, error) {
+	return db.openReplica(shard, initial, nil)
+}
+
+// OpenInitial is OpenReplica for one of the replicas that a shard is founded with.
+// An empty one begins with their configuration at kv.ChildStartIndex, as the child
+// of a split does. So no log reaches back to a state that is empty, and a replica
+// that comes later can come only by an image. Otherwise it would apply the whole
+// log anew, beginning with a range that the shard did not have then, and without the
+// neighbours that were absorbed.
+func (db *DB) OpenInitial(shard kv.ShardID, initial *kvpb.ShardDescriptor, config []byte) (*Replica, error) {
+	return db.openReplica(shard, initial, config)
+}
+
+func (db *DB) openReplica(shard kv.ShardID, initial *kvpb.ShardDescriptor, config []byte) (*Replica, error) {
 	db.life.Lock()
 	defer db.life.Unlock()
 	if db.closed {
@@ -195,7 +210,7 @@ func (db *DB) OpenReplica(shard kv.ShardID, initial *kvpb.ShardDescriptor) (*Rep
 	st, err := readState(db.eng, shard)
 	if errors.Is(err, engine.ErrNotFound) {
 		if err = db.notAbsorbed(shard); err == nil {
-			st, err = db.createLocked(shard, initial)
+			st, err = db.createLocked(shard, initial, config)
 		}
 	}
 	if err != nil {
@@ -209,7 +224,7 @@ func (db *DB) OpenReplica(shard kv.ShardID, initial *kvpb.ShardDescriptor) (*Rep
 	return r, nil
 }
 
-func (db *DB) createLocked(shard kv.ShardID, d *kvpb.ShardDescriptor) (*state, error) {
+func (db *DB) createLocked(shard kv.ShardID, d *kvpb.ShardDescriptor, config []byte) (*state, error) {
 	if d == nil || d.Shard != uint64(shard) {
 		return nil, fmt.Errorf("there is no replica, and no descriptor of the shard to make one from")
 	}
@@ -220,6 +235,10 @@ func (db *DB) createLocked(shard kv.ShardID, d *kvpb.ShardDescriptor) (*state, e
 	st, err := newState(space, homeSpace, d)
 	if err != nil {
 		return nil, err
+	}
+	if len(config) > 0 {
+		st.applied.Index, st.applied.Term, st.applied.ConfigIndex = kv.ChildStartIndex, kv.ChildStartTerm, kv.ChildStartIndex
+		st.applied.Config = bytes.Clone(config)
 	}
 	key := stateKey(shard)
 	b := db.eng.NewBatch(false)

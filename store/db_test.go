@@ -378,3 +378,30 @@ func TestSweepCommand(t *testing.T) {
 
 // lastUp moves the log's versions ahead in time.
 func (l *logWriter) lastUp(d time.Duration) { l.last = kv.VersionAt(l.nowMs + d.Milliseconds()) }
+
+// A replica that a shard is founded with begins behind index 0 with its
+// configuration, also where a crash took the state and left its record; one that
+// comes later begins with nothing.
+func TestOpenInitial(t *testing.T) {
+	config := []byte("members")
+	db := mustOpen(t, engine.NewMemFS())
+	check := func(r *Replica, err error, index uint64, config string) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := r.Applied(); a.Index != index || a.ConfigIndex != index || string(a.Config) != config || index > 0 && a.Term != kv.ChildStartTerm {
+			t.Fatalf("applied %+v", a)
+		}
+	}
+	first := &kvpb.ShardDescriptor{Shard: 70, Generation: 1}
+	r, err := db.OpenInitial(70, first, config)
+	check(r, err, kv.ChildStartIndex, "members")
+	r, err = db.OpenReplica(71, &kvpb.ShardDescriptor{Shard: 71, Generation: 1})
+	check(r, err, 0, "")
+	mustClose(t, db)
+	db = mustOpen(t, engine.NewMemFS()) // all is lost
+	defer mustClose(t, db)
+	r, err = db.OpenInitial(70, first, config)
+	check(r, err, kv.ChildStartIndex, "members")
+}

@@ -1,7 +1,9 @@
 package server
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -68,7 +70,13 @@ func (n *Node) machineOf(r raftnode.Record) (raftnode.StateMachine, error) {
 	if err := proto.Unmarshal(r.Payload, &initial); err != nil {
 		return nil, fmt.Errorf("record of %s: %w", r.ID, err)
 	}
-	replica, err := n.db.OpenReplica(r.ID.Shard, &initial)
+	var config []byte
+	if len(r.Members) > 0 {
+		config = raftnode.EncodeMembers(slices.SortedFunc(slices.Values(r.Members), func(a, b kv.Member) int {
+			return cmp.Compare(a.ID.Node, b.ID.Node)
+		}))
+	}
+	replica, err := n.db.OpenInitial(r.ID.Shard, &initial, config)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,129 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/kv/kvpb"
+)
+
+func init() {
+	scenarios = append(scenarios,
+		scenario{"replica-comes-after-a-split", Config{Spares: 1, Shards: 1, Groups: 2, ChangeEvery: time.Second}, replicaAfterSplit},
+		scenario{"request-ids-over-split-and-merge", Config{Shards: 1, Groups: 2, ChangeEvery: time.Second}, requestsOverShapes},
+	)
+}
+
+// half is a key that parts the only shard of a scenario between its groups.
+var half = []byte("s00/g01/")
+
+// order has an operator's order carried out to its end. Nothing hinders it, so it has
+// to be done.
+func (s *stage) order(what string, begin func(ctx context.Context, to admin) (kv.Operation, error)) {
+	var op kv.Operation
+	err := eventually(func(ctx context.Context) (err error) {
+		to, ok := any(s.nodes[0].server().Control()).(admin)
+		if !ok {
+			return errNobody
+		}
+		op, err = begin(ctx, to)
+		return err
+	})
+	if err != nil {
+		s.watch.violation("%s: %v", what, err)
+		return
+	}
+	err = s.await(settleWithin, 50*time.Millisecond, func() string {
+		if now := s.state().Operation(op.ID); now != nil && now.State != string(kv.OperationRunning) {
+			op.State, op.Error = kv.OperationState(now.State), now.Error
+			return ""
+		}
+		return what + " goes on"
+	})
+	if err != nil || op.State != kv.OperationDone {
+		s.watch.violation("%s is %s: %s %v", what, op.State, op.Error, err)
+	}
+}
+
+func (s *stage) split(shard kv.ShardID, key []byte) {
+	s.order("the split", func(ctx context.Context, to admin) (kv.Operation, error) { return to.Split(ctx, shard, key) })
+}
+
+func (s *stage) merge(shard kv.ShardID) {
+	s.order("the merge", func(ctx context.Context, to admin) (kv.Operation, error) { return to.Merge(ctx, shard) })
+}
+
+func (s *stage) move(shard kv.ShardID, from, to *Node) {
+	s.order("the move", func(ctx context.Context, a admin) (kv.Operation, error) { return a.Move(ctx, shard, from.ID(), to.ID()) })
+}
+
+// fill writes to both groups, some of it under ids of the client's own.
+func (s *stage) fill(n int) {
+	cl := newClient(s.Cluster, s.h, 0)
+	for i := range n {
+		group := i % s.config.Groups
+		r := cl.begin(s.nodes[0], 0, group, request{changes: []change{{kind: kvpb.OpKind_OP_PUT, cell: i / 2 % 2, value: fmt.Sprintf("f%d-%d", s.h.tick(), i)}}})
+		written, err := cl.insist(r.request.txn(0, group))
+		cl.end(&r)
+		cl.wrote(r, written, err)
+	}
+}
+
+// replicaAfterSplit: shards that were split, and whose logs nobody has cut, get
+// replicas on a machine that has seen nothing of it.
+func replicaAfterSplit(s *stage) {
+	s.fill(20)
+	s.split(onlyShard, half)
+	s.fill(20)
+	spare := s.nodes[len(s.nodes)-1]
+	if err := spare.Join(); err != nil {
+		s.watch.violation("join: %v", err)
+		return
+	}
+	if err := s.AwaitWhole(settleWithin); err != nil {
+		s.watch.violation("join: %v", err)
+		return
+	}
+	for _, shard := range s.state().Shards() {
+		for _, r := range shard.Current.Replicas {
+			if from := s.byID(kv.NodeID(r.Node)); from != nil && from != spare {
+				s.move(kv.ShardID(shard.Current.Shard), from, spare)
+				break
+			}
+		}
+	}
+	s.fill(20)
+}
+
+func (s *stage) byID(id kv.NodeID) *Node {
+	for _, n := range s.nodes {
+		if n.ID() == id {
+			return n
+		}
+	}
+	return nil
+}
+
+// requestsOverShapes: requests are asked again after their shard was split, after it
+// was merged again, and after a restart of everything.
+func requestsOverShapes(s *stage) {
+	s.fill(40)
+	s.split(onlyShard, half)
+	s.askAllAgain()
+	s.fill(20)
+	s.merge(onlyShard)
+	s.askAllAgain()
+	for _, n := range s.nodes {
+		n.Crash(0, 0, nil)
+	}
+	for _, n := range s.nodes {
+		if err := n.Start(); err != nil {
+			s.watch.violation("start: %v", err)
+		}
+	}
+	if err := s.AwaitWhole(settleWithin); err != nil {
+		s.watch.violation("restart: %v", err)
+	}
+}
