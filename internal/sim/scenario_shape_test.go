@@ -56,7 +56,9 @@ func (s *stage) merge(shard kv.ShardID) {
 }
 
 func (s *stage) move(shard kv.ShardID, from, to *Node) {
-	s.order("the move", func(ctx context.Context, a admin) (kv.Operation, error) { return a.Move(ctx, shard, from.ID(), to.ID()) })
+	s.order("the move", func(ctx context.Context, a admin) (kv.Operation, error) {
+		return a.Move(ctx, shard, from.ID(), to.ID())
+	})
 }
 
 // fill writes to both groups, some of it under ids of the client's own.
