@@ -194,11 +194,15 @@ func (st *call) failed(ep *endpoint, e *Error) {
 	}
 }
 
+// lastAttempt is the least time that is left to an attempt after the first. One
+// that can hardly be answered in time would only put in doubt what is known.
+const lastAttempt = 50 * time.Millisecond
+
 // wait lets the time between two attempts pass. It reports false if the call
-// ends instead: its deadline would come first, or ctx is done.
+// ends instead: its deadline would come too soon, or ctx is done.
 func (c *Client) wait(ctx context.Context, st *call, now time.Time) bool {
 	d := c.backoff(st)
-	if !now.Add(d).Before(st.deadline) {
+	if st.deadline.Sub(now.Add(d)) < lastAttempt {
 		return false
 	}
 	if d == 0 {

@@ -41,7 +41,6 @@ type worldShard struct {
 	entries []kv.Entry
 	results []worldResult
 	change  *kvpb.Command // the last one that was proposed
-	counted *kvpb.Figures // at the last prepare
 }
 
 type worldResult struct {
