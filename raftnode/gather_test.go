@@ -3,6 +3,7 @@ package raftnode
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -15,7 +16,10 @@ import (
 )
 
 // sentMesh notes what is sent, and when, and answers nothing.
-type sentMesh struct{ sent []sentMessage }
+type sentMesh struct {
+	mu   sync.Mutex // two timers may fire side by side
+	sent []sentMessage
+}
 
 type sentMessage struct {
 	to  kv.NodeID
@@ -27,6 +31,8 @@ func (m *sentMesh) Self() kv.NodeID                  { return 1 }
 func (m *sentMesh) Handle(peer.Method, peer.Handler) {}
 func (m *sentMesh) OnUnreachable(func(kv.NodeID))    {}
 func (m *sentMesh) Send(to kv.NodeID, _ peer.Method, req []byte, _ time.Time, _ func([]byte, error)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.sent = append(m.sent, sentMessage{to: to, req: req, at: time.Now()})
 }
 
