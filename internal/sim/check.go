@@ -24,6 +24,7 @@ func (r *Result) quickCheck() []string {
 	wrong := slices.Clone(r.Violations)
 	wrong = append(wrong, checkVersions(r.records)...)
 	wrong = append(wrong, r.checkStale()...)
+	wrong = append(wrong, checkSights(r.denied, r.records)...)
 	return append(wrong, checkCounters(r.records, r.Config)...)
 }
 
@@ -160,6 +161,7 @@ func checkOrder(shard kv.ShardID, list []record) []string {
 func checkCounters(records []record, config Config) []string {
 	type key struct{ shard, group, slot int }
 	type tally struct{ low, high, final int64 }
+	read := map[[2]int]bool{} // groups whose counter was read at the end
 	tallies := map[key]*tally{}
 	at := func(k key) *tally {
 		if tallies[k] == nil {
@@ -180,7 +182,12 @@ func checkCounters(records []record, config Config) []string {
 		if r.client != finalClient {
 			continue
 		}
-		if i := slices.Index(r.request.cells, counter); i >= 0 && r.answer.cells[i].found {
+		i := slices.Index(r.request.cells, counter)
+		if i < 0 {
+			continue
+		}
+		read[[2]int{r.shard, r.group}] = true
+		if r.answer.cells[i].found {
 			for slot := range slots {
 				at(key{r.shard, r.group, slot}).final = digit(r.answer.cells[i].value, slot)
 			}
@@ -188,7 +195,7 @@ func checkCounters(records []record, config Config) []string {
 	}
 	var wrong []string
 	for k, t := range tallies {
-		if t.final < t.low || t.final > t.high {
+		if read[[2]int{k.shard, k.group}] && (t.final < t.low || t.final > t.high) {
 			wrong = append(wrong, fmt.Sprintf("C5: the counter of s%02d/g%02d ends with %d additions of the client of digit %d; %d were acknowledged, %d with all that are unknown",
 				k.shard, k.group, t.final, k.slot, t.low, t.high))
 		}
@@ -211,6 +218,61 @@ func placesOf(r record) []place {
 	}
 	for _, cell := range cells {
 		out = append(out, place{cell: keyOf(r.shard, r.group, cell)})
+	}
+	return out
+}
+
+// checkSights holds what was seen of each value against what its writer was told
+// (C1): a transaction that was answered to have had no effect has none, and one that
+// was acknowledged has it at its version. A search for a linearization would fail on
+// that too, but not say why.
+func checkSights(denied, records []record) []string {
+	type at struct{ cell, value string }
+	written := map[at]*record{}
+	note := func(list []record, all bool) {
+		for i := range list {
+			r := &list[i]
+			for _, c := range r.request.changes {
+				if c.kind == kvpb.OpKind_OP_PUT && (all || r.answer.outcome != unknown) {
+					written[at{keyOf(r.shard, r.group, c.cell), c.value}] = r
+				}
+			}
+		}
+	}
+	note(records, false)
+	note(denied, true)
+	var wrong []string
+	for i := range records {
+		r := &records[i]
+		which := r.request.seenCells(r.answer)
+		for n, s := range r.answer.cells {
+			if !s.found || n >= len(which) {
+				continue
+			}
+			w := written[at{keyOf(r.shard, r.group, which[n]), s.value}]
+			if w != nil && (w.answer.outcome != succeeded || w.answer.version != s.version) {
+				wrong = append(wrong, fmt.Sprintf("C1: what was seen of a transaction is not what its client was told:\n  %s\n  %s", w, r))
+			}
+		}
+	}
+	return wrong[:min(len(wrong), violationsMax)]
+}
+
+// seenCells gives the cells that an answer tells of, in its order.
+func (q request) seenCells(a answer) []int {
+	switch {
+	case q.read:
+		return q.cells
+	case a.outcome == unknown:
+		return nil
+	case a.outcome == refused && q.look:
+		return q.looked()
+	case a.outcome == refused:
+		return nil
+	}
+	out := make([]int, len(q.changes))
+	for i, c := range q.changes {
+		out[i] = c.cell
 	}
 	return out
 }

@@ -52,6 +52,28 @@ func stale(bound time.Duration, r record) record {
 	return r
 }
 
+func TestSightsFindWhatIsWrong(t *testing.T) {
+	read := readOf(seen{found: true, value: "a", version: 5}, 5)
+	turnedDown := putOf("a", seen{}, 0)
+	turnedDown.answer = answer{outcome: refused}
+	for _, tc := range []struct {
+		name   string
+		denied []record
+		list   []record
+		wrong  bool
+	}{
+		{"acknowledged", nil, historyOf(putOf("a", seen{}, 5), read), false},
+		{"unknown", nil, historyOf(lostPut("a"), read), false},
+		{"at another version", nil, historyOf(putOf("a", seen{}, 4), read), true},
+		{"not applied", []record{lostPut("a")}, historyOf(read), true},
+		{"refused", nil, historyOf(turnedDown, read), true},
+	} {
+		if wrong := checkSights(tc.denied, tc.list); (len(wrong) > 0) != tc.wrong {
+			t.Errorf("%s: %v", tc.name, wrong)
+		}
+	}
+}
+
 func TestChecksFindWhatIsWrong(t *testing.T) {
 	absent := seen{}
 	at := func(value string, version uint64) seen { return seen{found: true, value: value, version: version} }

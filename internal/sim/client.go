@@ -290,7 +290,8 @@ func (cl *client) wrote(r record, written kv.Written, err error) {
 		}
 		cl.learn(r)
 	case kv.OutcomeOf(err) == kv.OutcomeNotApplied:
-		cl.h.count(func(o *OpCounts) { o.NotApplied++ })
+		r.answer.outcome, r.detail = unknown, "not applied: "+err.Error()
+		cl.h.deny(r)
 		return
 	default:
 		r.answer.outcome, r.detail = unknown, err.Error()

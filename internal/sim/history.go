@@ -108,6 +108,7 @@ type history struct {
 
 	mu      sync.Mutex
 	records []record
+	denied  []record // transactions that were answered to be certainly without effect
 	counts  OpCounts
 }
 
@@ -140,6 +141,14 @@ func (h *history) add(r record) {
 			h.counts.Stale++
 		}
 	}
+}
+
+// deny notes a transaction that was answered to have had no effect.
+func (h *history) deny(r record) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.denied = append(h.denied, r)
+	h.counts.NotApplied++
 }
 
 func (h *history) count(f func(*OpCounts)) {

@@ -27,6 +27,7 @@ type Result struct {
 	Schedule   []string      // what happened when
 
 	records []record
+	denied  []record
 	delays  []delay
 }
 
@@ -199,6 +200,7 @@ func (c *Cluster) checkMaps() {
 func (c *Cluster) result(h *history) *Result {
 	r := &Result{Config: c.config, Violations: c.watch.broken(), Virtual: c.now()}
 	r.records, r.Ops = h.take()
+	r.denied = h.denied // nobody asks any more
 	c.watch.mu.Lock()
 	r.Counts = c.watch.counts
 	c.watch.mu.Unlock()

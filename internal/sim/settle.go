@@ -114,7 +114,8 @@ func (c *Cluster) unrest() string {
 		return "nobody knows the cluster's state"
 	}
 	for _, m := range state.Moves() {
-		return fmt.Sprintf("a move of shard %d is under way: %s", m.Shard, m)
+		return fmt.Sprintf("a move of shard %d is under way: %s (from %s to %s; the shard is %s of index %d)", m.Shard, m,
+			c.nameOf(kv.NodeID(m.Remove.GetNode())), c.nameOf(kv.NodeID(m.Add.GetNode())), c.replicasText(kv.ShardID(m.Shard)), state.Shard(kv.ShardID(m.Shard)).GetConfigIndex())
 	}
 	for _, s := range state.Splits() {
 		return fmt.Sprintf("a split of shard %d is under way: %s", s.Shard, s)
@@ -133,6 +134,17 @@ func (c *Cluster) unrest() string {
 		}
 	}
 	return ""
+}
+
+// replicasText gives the replicas of a shard as the meta shard has them.
+func (c *Cluster) replicasText(shard kv.ShardID) string {
+	var b bytes.Buffer
+	if state := c.state(); state != nil {
+		for _, r := range state.Shard(shard).GetCurrent().GetReplicas() {
+			fmt.Fprintf(&b, "%s.%d %s ", c.nameOf(kv.NodeID(r.Node)), r.Incarnation, r.Role)
+		}
+	}
+	return b.String()
 }
 
 // misplaced says in words what is wrong with where a shard's replicas are: too many

@@ -182,8 +182,8 @@ func (c *Cluster) sampleDigests() {
 
 func (w *watch) digest(c *Cluster, shard kv.ShardID, r replica) {
 	resp := r.Read(&kvpb.ReadRequest{Digest: true})
-	if resp.Status != kvpb.Status_STATUS_OK {
-		return // closing
+	if resp.Status != kvpb.Status_STATUS_OK || resp.AppliedIndex == 0 {
+		return // it closes, or waits for the state of the others
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -195,6 +195,7 @@ func (w *watch) digest(c *Cluster, shard kv.ShardID, r replica) {
 	case have.node == r.node:
 	case have.sum != string(resp.Digest):
 		w.violationLocked("C4: shard %s at index %d: the states of %s and %s differ", shard, resp.AppliedIndex, c.nameOf(have.node), c.nameOf(r.node))
+		w.digests[key] = digestOf{string(resp.Digest), r.node} // told once
 	default:
 		w.counts.Digests++
 	}
