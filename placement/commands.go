@@ -134,7 +134,7 @@ func (s *State) register(n *metapb.Node, old *State, at int64) (*State, *metapb.
 		}
 	}
 	if known != nil {
-		if sameNode(known, record) {
+		if sameNode(known, record) && known.State != metapb.NodeState_NODE_REMOVED {
 			return s, &metapb.Result{Node: known}
 		}
 		record.State, record.Ordinal, record.MetaIncarnation = known.State, known.Ordinal, known.MetaIncarnation

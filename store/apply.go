@@ -344,7 +344,7 @@ func (a *applier) command(c decodedCommand, version kv.Version) ([]byte, error) 
 		res, err := a.changeShape(c.cmd)
 		return encodeOr(res, err)
 	}
-	if a.st.frozen.index != 0 {
+	if a.st.frozen.index != 0 && !planted.On(planted.FrozenAnswers) {
 		return encodeResult(&kvpb.Result{Status: kvpb.Status_STATUS_FROZEN, Detail: frozenDetail})
 	}
 	if c.cmd.Kind == kvpb.CommandKind_COMMAND_SWEEP {

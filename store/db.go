@@ -11,6 +11,7 @@ import (
 
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/kv/planted"
 	"github.com/quorate-db/quorate/store/engine"
 )
 
@@ -236,7 +237,7 @@ func (db *DB) createLocked(shard kv.ShardID, d *kvpb.ShardDescriptor, config []b
 	if err != nil {
 		return nil, err
 	}
-	if len(config) > 0 {
+	if len(config) > 0 && !planted.On(planted.InitialFromZero) {
 		st.applied.Index, st.applied.Term, st.applied.ConfigIndex = kv.ChildStartIndex, kv.ChildStartTerm, kv.ChildStartIndex
 		st.applied.Config = bytes.Clone(config)
 	}

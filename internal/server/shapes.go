@@ -12,6 +12,7 @@ import (
 
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/kv/planted"
 	"github.com/quorate-db/quorate/placement"
 	"github.com/quorate-db/quorate/raftnode"
 	"github.com/quorate-db/quorate/store"
@@ -177,6 +178,9 @@ func (s *shapes) learn(e store.ShapeEvent) {
 // split makes the replica of a child whose state a split has left here, and has the
 // child led from where its parent is.
 func (s *shapes) split(e store.ShapeEvent) error {
+	if planted.On(planted.ChildBeforeFlush) {
+		return s.adopt(e.Other, e.Child)
+	}
 	if err := s.db.Flush(); err != nil {
 		return err
 	}

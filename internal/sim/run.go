@@ -117,20 +117,40 @@ func (c *Cluster) finish(h *history) {
 		return
 	}
 	c.askAllAgain()
+	if down := c.firstDown(); down != "" {
+		c.watch.violation("C7: %s is down although all is healed", down)
+		return
+	}
 	c.readAll(h)
 	if err := c.awaitEqual(settleWithin); err != nil {
 		c.watch.violation("C7: %v", err)
 	}
 	c.sampleDigests()
 	c.countEvents()
-	c.checkMaps()
-	c.checkShape()
+	if c.firstDown() == "" {
+		c.checkMaps()
+		c.checkShape()
+	}
+}
+
+// firstDown names a member that does not run, "" if all do.
+func (c *Cluster) firstDown() string {
+	for _, n := range c.members() {
+		if n.server() == nil {
+			return n.name
+		}
+	}
+	return ""
 }
 
 // readAll reads every group through every node, as the last operations of the
 // history.
 func (c *Cluster) readAll(h *history) {
 	for _, n := range c.members() {
+		running := n.server()
+		if running == nil {
+			continue // firstDown tells
+		}
 		for shard := range c.config.Shards {
 			for group := range c.config.Groups {
 				cl := newClient(c, h, finalClient)
@@ -138,7 +158,7 @@ func (c *Cluster) readAll(h *history) {
 				r := cl.begin(n, shard, group, request{read: true, cells: []int{0, 1, counter}})
 				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 				keys := [][]byte{[]byte(keyOf(shard, group, 0)), []byte(keyOf(shard, group, 1)), []byte(keyOf(shard, group, counter))}
-				readings, err := n.server().Router().MultiGet(ctx, keys, kv.ReadOptions{})
+				readings, err := running.Router().MultiGet(ctx, keys, kv.ReadOptions{})
 				cancel()
 				if err != nil {
 					c.watch.violation("C7: %s cannot read s%02d/g%02d when all is healed: %v", n.name, shard, group, err)
@@ -168,7 +188,11 @@ func (c *Cluster) awaitEqual(within time.Duration) error {
 func (c *Cluster) behind() string {
 	applied := map[kv.ShardID]uint64{}
 	for _, n := range c.members() {
-		for _, r := range n.server().Host().Replicas() {
+		running := n.server()
+		if running == nil {
+			return n.name + " is down"
+		}
+		for _, r := range running.Host().Replicas() {
 			s := r.Status()
 			at, known := applied[s.ID.Shard]
 			if known && at != s.AppliedIndex {

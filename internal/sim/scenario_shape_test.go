@@ -5,14 +5,20 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/quorate-db/quorate/internal/simnet"
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/placement/metapb"
 )
 
 func init() {
 	scenarios = append(scenarios,
 		scenario{"replica-comes-after-a-split", Config{Spares: 1, Shards: 1, Groups: 2, ChangeEvery: time.Second}, replicaAfterSplit},
 		scenario{"request-ids-over-split-and-merge", Config{Shards: 1, Groups: 2, ChangeEvery: time.Second}, requestsOverShapes},
+		scenario{"power-cut-after-a-split", Config{Shards: 1, Groups: 2, ChangeEvery: time.Second}, powerCutAfterSplit},
+		scenario{"merge-with-a-member-cut-off", Config{Shards: 1, Groups: 2, ChangeEvery: time.Second}, mergeCutOff},
+		scenario{"removed-node-comes-back", Config{Nodes: 4, Shards: 1, Groups: 1, ChangeEvery: time.Second}, removedComesBack},
+		scenario{"four-nodes-in-three-zones", Config{Nodes: 4, Zones: 3, Shards: 4, Groups: 1, ChangeEvery: time.Second}, func(*stage) {}},
 	)
 }
 
@@ -117,8 +123,22 @@ func requestsOverShapes(s *stage) {
 	s.fill(20)
 	s.merge(onlyShard)
 	s.askAllAgain()
+	s.powerCut()
+}
+
+// powerCutAfterSplit: the power fails everywhere as soon as the child's replicas
+// exist, and nothing survives that was not synced.
+func powerCutAfterSplit(s *stage) {
+	s.fill(20)
+	s.split(onlyShard, half)
+	s.powerCut()
+	s.fill(20)
+}
+
+// powerCut takes the power of all machines and starts them again.
+func (s *stage) powerCut() {
 	for _, n := range s.nodes {
-		n.Crash(0, 0, nil)
+		n.Crash(simnet.Lost, 0, nil)
 	}
 	for _, n := range s.nodes {
 		if err := n.Start(); err != nil {
@@ -126,6 +146,61 @@ func requestsOverShapes(s *stage) {
 		}
 	}
 	if err := s.AwaitWhole(settleWithin); err != nil {
-		s.watch.violation("restart: %v", err)
+		s.watch.violation("after the power cut: %v", err)
 	}
+}
+
+// mergeCutOff: a member is cut off when two shards are told to merge. The merge has
+// to wait for it, or to be given up.
+func mergeCutOff(s *stage) {
+	s.fill(20)
+	s.split(onlyShard, half)
+	s.fill(20)
+	leader, others := s.leader()
+	// The meta leader stays with the majority.
+	behind := others[0]
+	if behind.server().Meta().Applied().Index == 0 || s.leadsMeta(behind) {
+		behind = others[1]
+	}
+	var op kv.Operation
+	err := eventually(func(ctx context.Context) (err error) {
+		op, err = any(leader.server().Control()).(admin).Merge(ctx, onlyShard)
+		return err
+	})
+	if err != nil {
+		s.watch.violation("the merge: %v", err)
+		return
+	}
+	for s.state().Merge(onlyShard).GetStage() == metapb.MergeStage_MERGE_ALIGNING {
+		time.Sleep(time.Millisecond)
+	}
+	s.net.Isolate(behind.ID(), true)
+	s.note("%s is cut off, operation %d", behind.name, op.ID)
+	time.Sleep(3 * time.Second)
+	s.net.SetAll(s.calm())
+	s.fill(20)
+}
+
+func (s *stage) leadsMeta(n *Node) bool {
+	r, ok := n.server().Host().Replica(kv.MetaShard)
+	return ok && r.Status().Role == kv.RoleLeader
+}
+
+// removedComesBack: a node is removed from the cluster, and its process is started
+// again on its old disk. It must not become a member.
+func removedComesBack(s *stage) {
+	s.fill(10)
+	gone := s.nodes[3]
+	id := gone.ID()
+	s.order("the removal", func(ctx context.Context, to admin) (kv.Operation, error) { return to.RemoveNode(ctx, id) })
+	gone.Crash(simnet.Killed, 100, nil)
+	if err := gone.Start(); err != nil {
+		s.note("%s does not start: %v", gone.name, err)
+	}
+	time.Sleep(20 * time.Second)
+	if !s.removed(id) {
+		s.watch.violation("%s was removed, and is a member again", gone.name)
+	}
+	s.sweepRemoved()
+	s.fill(10)
 }

@@ -59,6 +59,16 @@ const (
 	ZonesIgnored
 	// RetiredVotes: a replica that was destroyed still votes (R1, R3).
 	RetiredVotes
+	// InitialFromZero: what a shard is founded with begins at index 0, so that a replica
+	// that comes later is built from the log.
+	InitialFromZero
+	// ChildBeforeFlush: a child's replica is made before its state is on disk.
+	ChildBeforeFlush
+	// AbsorbUnfrozen: a shard is absorbed without waiting until all its replicas have
+	// frozen.
+	AbsorbUnfrozen
+	// FrozenAnswers: a shard that is frozen goes on reading and writing.
+	FrozenAnswers
 	faults
 )
 
@@ -68,7 +78,7 @@ var names = [...]string{
 	"no-deduplication", "versions-by-clock", "forgotten-condition", "new-id-per-attempt", "unknown-as-not-applied",
 	"lost-as-not-applied", "stale-by-heartbeat", "stall-ignored", "split-without-requests", "child-from-zero",
 	"removed-node-returns", "zones-ignored",
-	"retired-votes",
+	"retired-votes", "initial-from-zero", "child-before-flush", "absorb-unfrozen", "frozen-answers",
 }
 
 // String gives the fault's name.
