@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/quorate-db/quorate/kv"
@@ -77,16 +76,7 @@ type Rebalancing struct {
 type Duration time.Duration
 
 // String writes a duration as people do: 5m, not 5m0s.
-func (d Duration) String() string {
-	s := time.Duration(d).String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
-}
+func (d Duration) String() string { return kv.DurationText(time.Duration(d)) }
 
 // MarshalJSON writes it.
 func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(d.String()) }

@@ -320,18 +320,6 @@ func TestConfigChanges(t *testing.T) {
 	}
 }
 
-func TestDurationText(t *testing.T) {
-	for text, d := range map[string]time.Duration{"5m": 5 * time.Minute, "1h": time.Hour, "10s": 10 * time.Second, "1h30m": 90 * time.Minute, "1m30s": 90 * time.Second,
-		"10m": 10 * time.Minute, "20h": 20 * time.Hour, "1h0m5s": time.Hour + 5*time.Second, "0s": 0} {
-		if got := durationText(d); got != text {
-			t.Errorf("%s is written %s", text, got)
-		}
-		if back, err := time.ParseDuration(durationText(d)); err != nil || back != d {
-			t.Errorf("%s is read back as %s", text, back)
-		}
-	}
-}
-
 func TestEventsPages(t *testing.T) {
 	r, a := newAdminRig(t)
 	for i := range 5 {

@@ -95,7 +95,7 @@ type configJSON struct {
 
 func asConfigJSON(c *kv.ClusterConfig) configJSON {
 	return configJSON{
-		Revision: c.Revision, ReplicationFactor: c.ReplicationFactor, DeadGrace: durationText(c.DeadGrace), SplitBytes: c.SplitBytes,
+		Revision: c.Revision, ReplicationFactor: c.ReplicationFactor, DeadGrace: kv.DurationText(c.DeadGrace), SplitBytes: c.SplitBytes,
 		SplitLoad: c.SplitLoad, MergeBytes: c.MergeBytes, AutoBalance: c.AutoBalance, LeaderZone: c.LeaderZone,
 		SnapshotRate: c.SnapshotRate, MovesPerNode: c.MovesPerNode, MovesPerCluster: c.MovesPerCluster,
 	}
@@ -260,18 +260,6 @@ func (r *reader) duration() time.Duration {
 		r.fail(`want a duration like "5m"`)
 	}
 	return d
-}
-
-// durationText writes a duration as people do: 5m, not 5m0s.
-func durationText(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }
 
 // timeText writes milliseconds since the Unix epoch.

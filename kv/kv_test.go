@@ -186,3 +186,15 @@ func TestClusterConfigIsValidated(t *testing.T) {
 		t.Errorf("not everything at once: %v", err)
 	}
 }
+
+func TestDurationText(t *testing.T) {
+	for text, d := range map[string]time.Duration{"5m": 5 * time.Minute, "1h": time.Hour, "10s": 10 * time.Second, "1h30m": 90 * time.Minute, "1m30s": 90 * time.Second,
+		"10m": 10 * time.Minute, "20h": 20 * time.Hour, "1h0m5s": time.Hour + 5*time.Second, "0s": 0} {
+		if got := DurationText(d); got != text {
+			t.Errorf("%s is written %s", text, got)
+		}
+		if back, err := time.ParseDuration(DurationText(d)); err != nil || back != d {
+			t.Errorf("%s is read back as %s", text, back)
+		}
+	}
+}

@@ -233,13 +233,7 @@ func descriptorReport(s ReplicaState) *metapb.DescriptorReport {
 	}
 	d := &kvpb.ShardDescriptor{
 		Shard: s.Descriptor.Shard, Generation: s.Descriptor.Generation, Start: s.Descriptor.Start, End: s.Descriptor.End,
-	}
-	for _, m := range s.Status.Members {
-		role := kvpb.ReplicaRole_ROLE_NONVOTER
-		if m.Voter {
-			role = kvpb.ReplicaRole_ROLE_VOTER
-		}
-		d.Replicas = append(d.Replicas, &kvpb.ReplicaDescriptor{Node: uint64(m.ID.Node), Incarnation: m.ID.Incarnation, Role: role})
+		Replicas: kv.DescribeMembers(s.Status.Members),
 	}
 	return &metapb.DescriptorReport{Shard: d, ConfigIndex: s.ConfigIndex}
 }

@@ -256,15 +256,8 @@ func doShard(ctx context.Context, actions Actions, replicas Replicas, in *metapb
 }
 
 func tellMembers(ctx context.Context, actions Actions, shard kv.ShardID, answer *metapb.AdminAnswer) error {
-	list, index, err := actions.Members(ctx, shard)
-	answer.Index = index
-	for _, m := range list {
-		role := kvpb.ReplicaRole_ROLE_NONVOTER
-		if m.Voter {
-			role = kvpb.ReplicaRole_ROLE_VOTER
-		}
-		answer.Members = append(answer.Members, &kvpb.ReplicaDescriptor{Node: uint64(m.ID.Node), Incarnation: m.ID.Incarnation, Role: role})
-	}
+	members, index, err := actions.Members(ctx, shard)
+	answer.Index, answer.Members = index, kv.DescribeMembers(members)
 	return err
 }
 

@@ -132,17 +132,11 @@ func (a controlActions) splitKey(ctx context.Context, m dataMachine, d *kvpb.Sha
 // beside each of the parent's. Both halves of a split are led from where the parent
 // was, so the roles are the same.
 func childOf(shard kv.ShardID, parents []kv.Member) (*kvpb.ShardDescriptor, []byte) {
-	child := &kvpb.ShardDescriptor{Shard: uint64(shard)}
 	members := slices.Clone(parents)
 	for i := range members {
 		members[i].ID = kv.ServerID{Node: members[i].ID.Node, Shard: shard, Incarnation: 1}
-		role := kvpb.ReplicaRole_ROLE_NONVOTER
-		if members[i].Voter {
-			role = kvpb.ReplicaRole_ROLE_VOTER
-		}
-		child.Replicas = append(child.Replicas, &kvpb.ReplicaDescriptor{Node: uint64(members[i].ID.Node), Incarnation: 1, Role: role})
 	}
-	return child, raftnode.EncodeMembers(members)
+	return &kvpb.ShardDescriptor{Shard: uint64(shard), Replicas: kv.DescribeMembers(members)}, raftnode.EncodeMembers(members)
 }
 
 // nudge proposes something that changes nothing: with it the followers hear that
