@@ -59,13 +59,7 @@ func (c *Control) Figures() (Figures, bool) {
 	b := newBoard(&in)
 	for i := range b.parts {
 		p := &b.parts[i]
-		alive := 0
-		for _, r := range p.record.Current.Replicas {
-			if h := b.byID[r.Node]; h != nil && h.alive && p.voterOn(r.Node) != nil && b.failure(r.Node, p.id) == "" {
-				alive++
-			}
-		}
-		if alive < b.cfg.ReplicationFactor {
+		if alive, _ := b.living(p); alive < b.cfg.ReplicationFactor {
 			out.UnderReplicated++
 		}
 		if p.leader == nil && in.Moving[p.id] == 0 {

@@ -146,13 +146,9 @@ func (l *leaderBoard) evacuate() {
 // removed does it last (forget).
 func (l *leaderBoard) evacuateMeta() {
 	h := l.byID[uint64(l.in.Self)]
-	if h == nil || h.node.State != metapb.NodeState_NODE_DRAINING {
-		return
+	if h != nil && h.node.State == metapb.NodeState_NODE_DRAINING {
+		l.steps = append(l.steps, l.leaveMeta()...)
 	}
-	before := len(l.board.steps)
-	l.leaveMeta()
-	l.steps = append(l.steps, l.board.steps[before:]...)
-	l.board.steps = l.board.steps[:before]
 }
 
 // level finds the shortest chain of shards along which leaders can be handed from

@@ -77,7 +77,7 @@ func (b *board) repair(p *part) {
 	good, bad, leftover := b.sort(p)
 	switch {
 	case leftover != nil:
-		b.begin(p, nil, b.leftoverHolder(p, leftover), metapb.MoveReason_MOVE_LEFTOVER)
+		b.begin(p, nil, b.leftoverHolder(leftover), metapb.MoveReason_MOVE_LEFTOVER)
 	case len(good) < b.wanted():
 		b.fill(p, good, bad)
 	case len(bad) > 0:
@@ -95,7 +95,7 @@ func (b *board) repair(p *part) {
 
 // leftoverHolder gives the node of a replica that is left over, which may have
 // been removed from the cluster.
-func (b *board) leftoverHolder(_ *part, r *kvpb.ReplicaDescriptor) *holder {
+func (b *board) leftoverHolder(r *kvpb.ReplicaDescriptor) *holder {
 	if h := b.byID[r.Node]; h != nil {
 		return h
 	}
@@ -262,14 +262,15 @@ func (b *board) forget(h *holder) {
 				Node: h.node.Id, State: metapb.NodeState_NODE_REMOVED}}},
 		})
 	case id == b.in.Self:
-		b.leaveMeta()
+		b.steps = append(b.steps, b.leaveMeta()...)
 	case !b.in.Members[member].Voter || b.metaQuorumWithout(id):
 		b.steps = append(b.steps, Step{Kind: StepRemoveMember, Server: b.in.Members[member].ID})
 	}
 }
 
-// leaveMeta hands the leadership of the meta shard to another node.
-func (b *board) leaveMeta() {
+// leaveMeta gives the step that hands the leadership of the meta shard to another
+// node, none if there is nobody to take it.
+func (b *board) leaveMeta() []Step {
 	for _, m := range b.in.Members {
 		h := b.byID[uint64(m.ID.Node)]
 		if m.ID.Node == b.in.Self || !m.Voter || h == nil || !h.alive || h.node.State != metapb.NodeState_NODE_ACTIVE {
@@ -279,9 +280,9 @@ func (b *board) leaveMeta() {
 		if r == nil || r.Failure != "" || r.AppliedIndex+b.in.Tuning.CatchUpEntries < b.in.Commit {
 			continue
 		}
-		b.steps = append(b.steps, Step{Kind: StepTransfer, Shard: kv.MetaShard, From: b.in.Self, To: m.ID.Node})
-		return
+		return []Step{{Kind: StepTransfer, Shard: kv.MetaShard, From: b.in.Self, To: m.ID.Node}}
 	}
+	return nil
 }
 
 // metaQuorumWithout reports whether the meta shard's voters, less one, have a

@@ -115,7 +115,7 @@ func (b *board) nodeProblems(l *problemList) {
 			op = cloneOf(op)
 			explainRemoval(b.in, op)
 			l.add(&metapb.Problem{Code: "node-removing", Severity: string(kv.SeverityInfo), Node: h.node.Id, SinceMs: op.StartedMs,
-				Summary: fmt.Sprintf("node %s is being removed: %s", name, op.Detail), Help: fmt.Sprintf("to stop it: quorate operations %d cancel", op.Id)})
+				Summary: fmt.Sprintf("node %s is being removed: %s", name, op.Detail), Help: fmt.Sprintf("to stop it: quorate operations cancel %d", op.Id)})
 		}
 	}
 }
@@ -156,17 +156,7 @@ func (b *board) clusterProblems(l *problemList) {
 func (b *board) shardProblems(l *problemList, heard bool) {
 	for i := range b.parts {
 		p := &b.parts[i]
-		alive, named := 0, []string{}
-		for _, r := range p.record.Current.Replicas {
-			h := b.byID[r.Node]
-			switch {
-			case h == nil || p.voterOn(r.Node) == nil:
-			case h.alive && b.failure(r.Node, p.id) == "":
-				alive++
-			default:
-				named = append(named, h.node.Name)
-			}
-		}
+		alive, named := b.living(p)
 		_, led := b.in.Leads[p.id]
 		moving := b.in.Moving[p.id] != 0
 		if heard && p.leader == nil && !moving {
@@ -183,6 +173,22 @@ func (b *board) shardProblems(l *problemList, heard bool) {
 		}
 		b.redundancyProblems(l, p, alive, named)
 	}
+}
+
+// living counts the voters of a shard that live and have not failed, and names the
+// nodes of the others.
+func (b *board) living(p *part) (alive int, others []string) {
+	for _, r := range p.record.Current.Replicas {
+		h := b.byID[r.Node]
+		switch {
+		case h == nil || p.voterOn(r.Node) == nil:
+		case h.alive && b.failure(r.Node, p.id) == "":
+			alive++
+		default:
+			others = append(others, h.node.Name)
+		}
+	}
+	return alive, others
 }
 
 func (b *board) redundancyProblems(l *problemList, p *part, alive int, dead []string) {
