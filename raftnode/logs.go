@@ -89,6 +89,13 @@ func (l *NodeLogs) MaxIncarnation(shard kv.ShardID) (uint64, bool) {
 	return l.shared.MaxIncarnation(shard)
 }
 
+// Hosted reports whether a replica, or a later incarnation of it, is or was on this
+// node.
+func (l *NodeLogs) Hosted(id kv.ServerID) bool {
+	incarnation, known := l.MaxIncarnation(id.Shard)
+	return known && incarnation >= id.Incarnation
+}
+
 // PutRecord writes a record.
 func (l *NodeLogs) PutRecord(r StoredRecord) error {
 	return l.shared.PutRecord(raftlog.Record{ID: r.ID, Payload: r.Data})

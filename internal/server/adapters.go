@@ -104,10 +104,7 @@ type controlReplicas struct {
 	loads *loads
 }
 
-func (c controlReplicas) Known(id kv.ServerID) bool {
-	incarnation, ok := c.logs.MaxIncarnation(id.Shard)
-	return ok && incarnation >= id.Incarnation
-}
+func (c controlReplicas) Known(id kv.ServerID) bool { return c.logs.Hosted(id) }
 
 func (c controlReplicas) Create(ctx context.Context, spec placement.ReplicaSpec) error {
 	record := raftnode.Record{ID: spec.ID, Kind: raftnode.Durable, Log: c.log, Members: spec.Members}

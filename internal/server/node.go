@@ -107,7 +107,7 @@ func (n *Node) open(ctx context.Context) error {
 	if n.host, err = raftnode.Open(ctx, n.hostOptions()); err != nil {
 		return fmt.Errorf("start replicas: %w", err)
 	}
-	n.shapes.start(n.host, n.db, n.machine.State, n.hosted)
+	n.shapes.start(n.host, n.db, n.machine.State, n.logs.Hosted)
 	if err := n.adoptChildren(); err != nil {
 		return err
 	}
@@ -201,7 +201,7 @@ func (n *Node) openStorage() error {
 		Logger:  n.log,
 		OnFatal: func(err error) { n.die(fmt.Errorf("store: %w", err)) },
 		Node:    n.identity.Node(),
-		Hosted:  n.hosted,
+		Hosted:  n.logs.Hosted,
 		OnShape: n.shapes.note,
 	})
 	if err != nil {
@@ -212,12 +212,6 @@ func (n *Node) openStorage() error {
 	}
 	n.disk = diskOf(n)
 	return nil
-}
-
-// hosted reports whether a replica, or a later incarnation of it, is or was here.
-func (n *Node) hosted(id kv.ServerID) bool {
-	incarnation, known := n.logs.MaxIncarnation(id.Shard)
-	return known && incarnation >= id.Incarnation
 }
 
 // die tells whoever waits on Fatal that the process must end. Only the first
