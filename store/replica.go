@@ -77,11 +77,10 @@ func (r *Replica) Flush() error { return r.db.Flush() }
 // Stats are figures of one replica. All but DiskBytes and Requests are the same
 // on all replicas at the same applied index.
 type Stats struct {
-	Keys      int64      // that exist now
-	Bytes     int64      // keys and values of all retained versions
-	Requests  int64      // remembered request ids; after a merge those that both shards had may count twice
-	Horizon   kv.Version // reads below it are refused
-	DiskBytes int64      // of records and request ids: an estimate of the engine's, after compression
+	Keys     int64      // that exist now
+	Bytes    int64      // keys and values of all retained versions
+	Requests int64      // remembered request ids; after a merge those that both shards had may count twice
+	Horizon  kv.Version // reads below it are refused
 }
 
 // Stats gives the replica's figures. It costs no reading of data.
@@ -93,16 +92,22 @@ func (r *Replica) Stats() Stats {
 		Requests: st.requests(),
 		Horizon:  st.floors.horizon,
 	}
+	return out
+}
+
+// DiskBytes is what records and request ids take on disk: an estimate of the engine's,
+// after compression.
+func (r *Replica) DiskBytes() (n int64) {
 	if r.db.enter() != nil {
-		return out
+		return 0
 	}
 	defer r.db.leave()
+	st := r.current.Load()
 	for i := range st.pieces {
-		out.DiskBytes += r.diskBytes(st.pieces[i].dataBounds())
+		n += r.diskBytes(st.pieces[i].dataBounds())
 	}
 	home := st.homes[0].space
-	out.DiskBytes += r.diskBytes(spacePrefix(nil, home), spacePrefix(nil, home+1))
-	return out
+	return n + r.diskBytes(spacePrefix(nil, home), spacePrefix(nil, home+1))
 }
 
 func (r *Replica) diskBytes(lower, upper []byte) int64 {

@@ -28,11 +28,34 @@ func walk(src iterSource, p *placement, visit func(local, value []byte) error) e
 	return nil
 }
 
-func walkPiece(src iterSource, c *piece, visit func(local, value []byte) error) (err error) {
+func walkPiece(src iterSource, c *piece, visit func(local, value []byte) error) error {
 	it, err := src.NewIter(c.dataBounds())
 	if err != nil {
 		return err
 	}
+	return visitAll(it, visit)
+}
+
+func walkMerged(src iterSource, sources []source, table byte, visit func(local, value []byte) error) error {
+	m, err := openMerged(src, sources, table, nil, nil)
+	if err != nil {
+		return err
+	}
+	return visitAll(m, visit)
+}
+
+// forward is what an engine.Iterator and a merged have in common.
+type forward interface {
+	First() bool
+	Next() bool
+	Key() []byte
+	Value() ([]byte, error)
+	Error() error
+	Close() error
+}
+
+// visitAll visits everything under an iterator, checked, and closes it.
+func visitAll(it forward, visit func(local, value []byte) error) (err error) {
 	defer func() { err = closeWith(it, err) }()
 	for ok := it.First(); ok; ok = it.Next() {
 		value, err := it.Value()
@@ -47,27 +70,6 @@ func walkPiece(src iterSource, c *piece, visit func(local, value []byte) error) 
 		}
 	}
 	return it.Error()
-}
-
-func walkMerged(src iterSource, sources []source, table byte, visit func(local, value []byte) error) (err error) {
-	m, err := openMerged(src, sources, table, nil, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { err = closeWith(m, err) }()
-	for ok := m.First(); ok; ok = m.Next() {
-		value, err := m.Value()
-		if err != nil {
-			return err
-		}
-		if _, err := unseal(m.Key(), value); err != nil {
-			return err
-		}
-		if err := visit(m.Key()[spaceBytes:], value); err != nil {
-			return err
-		}
-	}
-	return m.Error()
 }
 
 // digestFormat is hashed first, so that digests of different makes never agree.

@@ -108,7 +108,7 @@ func snapshot(n *Node, edge *httpd.Server) metrics.Snapshot {
 		out := metrics.Replica{Status: r.Status()}
 		if m, ok := r.Machine().(dataMachine); ok {
 			stats := m.Stats()
-			out.Keys, out.Bytes, out.DiskBytes, out.RequestIDs = stats.Keys, stats.Bytes, stats.DiskBytes, stats.Requests
+			out.Keys, out.Bytes, out.DiskBytes, out.RequestIDs = stats.Keys, stats.Bytes, m.DiskBytes(), stats.Requests
 			out.Reads, out.Writes = n.loads.served(out.Status.ID.Shard)
 			frozen, _ := m.Frozen()
 			out.Frozen = frozen > 0
