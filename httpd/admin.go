@@ -55,8 +55,13 @@ func (x *exchange) replyWith(status int, v any) error {
 
 // replyOperation answers with an operation that goes on, and where to find it.
 func (x *exchange) replyOperation(o *kv.Operation) error {
-	x.w.Header()["Location"] = []string{"/v1/operations/" + strconv.FormatUint(o.ID, 10)}
+	x.locate(o)
 	return x.replyWith(http.StatusAccepted, asOperationJSON(o))
+}
+
+// locate says in the header where an operation is found.
+func (x *exchange) locate(o *kv.Operation) {
+	x.w.Header()["Location"] = []string{"/v1/operations/" + strconv.FormatUint(o.ID, 10)}
 }
 
 // node finds a node by its id or its name. Sixteen hexadecimal digits are an id;
@@ -98,11 +103,39 @@ func (x *exchange) queryNode(name string) (kv.NodeID, error) {
 	return n.ID, nil
 }
 
-// pathShard gives the data shard that the path names.
-func (x *exchange) pathShard() (kv.ShardID, error) {
+// pathNumber gives the id of what the path names, which is never 0.
+func (x *exchange) pathNumber(what string) (uint64, error) {
 	id, err := strconv.ParseUint(x.match.Vars["id"], 10, 64)
 	if err != nil || id == 0 {
-		return 0, invalid("shard: want a decimal number")
+		return 0, invalid(what + ": want a decimal number")
+	}
+	return id, nil
+}
+
+// changeNode and changeShard are change for what is done to what the path names.
+func (x *exchange) changeNode() (Admin, *kv.NodeInfo, error) {
+	admin, err := x.change()
+	if err != nil {
+		return nil, nil, err
+	}
+	n, err := x.pathNode()
+	return admin, n, err
+}
+
+func (x *exchange) changeShard() (Admin, kv.ShardID, error) {
+	shard, err := x.pathShard()
+	if err != nil {
+		return nil, 0, err
+	}
+	admin, err := x.change()
+	return admin, shard, err
+}
+
+// pathShard gives the data shard that the path names.
+func (x *exchange) pathShard() (kv.ShardID, error) {
+	id, err := x.pathNumber("shard")
+	if err != nil {
+		return 0, err
 	}
 	if kv.ShardID(id) == kv.MetaShard {
 		return 0, x.refused(kv.CodeConflict, "the meta shard is no data shard; the cluster looks after it by itself")
@@ -113,11 +146,7 @@ func (x *exchange) pathShard() (kv.ShardID, error) {
 // drainNode serves POST /v1/nodes/{id}/drain and /undrain.
 func (s *Server) drainNode(on bool) func(*exchange) error {
 	return func(x *exchange) error {
-		admin, err := x.change()
-		if err != nil {
-			return err
-		}
-		n, err := x.pathNode()
+		admin, n, err := x.changeNode()
 		if err != nil {
 			return err
 		}
@@ -134,11 +163,7 @@ func (s *Server) drainNode(on bool) func(*exchange) error {
 
 // removeNode serves DELETE /v1/nodes/{id}.
 func (s *Server) removeNode(x *exchange) error {
-	admin, err := x.change()
-	if err != nil {
-		return err
-	}
-	n, err := x.pathNode()
+	admin, n, err := x.changeNode()
 	if err != nil {
 		return err
 	}
@@ -193,11 +218,7 @@ func (s *Server) moveReplica(x *exchange) error {
 }
 
 func (x *exchange) shardOperation(begin func(admin Admin, shard kv.ShardID) (kv.Operation, error)) error {
-	shard, err := x.pathShard()
-	if err != nil {
-		return err
-	}
-	admin, err := x.change()
+	admin, shard, err := x.changeShard()
 	if err != nil {
 		return err
 	}
@@ -214,11 +235,7 @@ func (s *Server) transferLeader(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	shard, err := x.pathShard()
-	if err != nil {
-		return err
-	}
-	admin, err := x.change()
+	admin, shard, err := x.changeShard()
 	if err != nil {
 		return err
 	}
@@ -259,6 +276,6 @@ func (s *Server) rebalance(x *exchange) error {
 	}
 	op := asOperationJSON(&o)
 	out.Operation = &op
-	x.w.Header()["Location"] = []string{"/v1/operations/" + strconv.FormatUint(o.ID, 10)}
+	x.locate(&o)
 	return x.replyWith(http.StatusAccepted, out)
 }

@@ -52,17 +52,8 @@ func (s *Server) getOperations(x *exchange) error {
 	return x.reply(out)
 }
 
-// pathOperation gives the operation that the path names.
-func (x *exchange) pathOperation() (uint64, error) {
-	id, err := strconv.ParseUint(x.match.Vars["id"], 10, 64)
-	if err != nil || id == 0 {
-		return 0, invalid("operation: want a decimal number")
-	}
-	return id, nil
-}
-
 func (s *Server) getOperation(x *exchange) error {
-	id, err := x.pathOperation()
+	id, err := x.pathNumber("operation")
 	if err != nil {
 		return err
 	}
@@ -78,7 +69,7 @@ func (s *Server) getOperation(x *exchange) error {
 }
 
 func (s *Server) cancelOperation(x *exchange) error {
-	id, err := x.pathOperation()
+	id, err := x.pathNumber("operation")
 	if err != nil {
 		return err
 	}
