@@ -179,31 +179,42 @@ func showProgress(w io.Writer, what string, p *bench.Progress, ops int64, total 
 	bar := progressbar.NewOptions64(max(length, 1),
 		progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(what), progressbar.OptionSetWidth(30),
 		progressbar.OptionSetPredictTime(ops > 0), progressbar.OptionClearOnFinish())
+	start, before := time.Now(), int64(0)
+	draw := func() {
+		n := p.Done()
+		label := fmt.Sprintf("%s, %d ops/s", what, (n-before)*int64(time.Second/drawEvery))
+		if !p.Measuring() {
+			label = what + ", warming up"
+		}
+		before = n
+		bar.Describe(label)
+		at := n
+		if ops == 0 {
+			at = time.Since(start).Milliseconds()
+		}
+		_ = bar.Set64(min(at, max(length-1, 0))) // a bar that cannot be drawn is no failure
+	}
+	return drawing(draw, func() { _ = bar.Finish() })
+}
+
+// drawEvery is how often progress is shown.
+const drawEvery = 200 * time.Millisecond
+
+// drawing calls draw every drawEvery until stop is called, and then finish.
+func drawing(draw, finish func()) (stop func()) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		tick := time.NewTicker(200 * time.Millisecond)
+		tick := time.NewTicker(drawEvery)
 		defer tick.Stop()
-		start, before := time.Now(), int64(0)
 		for {
 			select {
 			case <-done:
-				_ = bar.Finish()
+				finish()
 				return
 			case <-tick.C:
+				draw()
 			}
-			n := p.Done()
-			label := fmt.Sprintf("%s, %d ops/s", what, (n-before)*5)
-			if !p.Measuring() {
-				label = what + ", warming up"
-			}
-			before = n
-			bar.Describe(label)
-			at := n
-			if ops == 0 {
-				at = time.Since(start).Milliseconds()
-			}
-			_ = bar.Set64(min(at, max(length-1, 0))) // a bar that cannot be drawn is no failure
 		}
 	})
 	return func() {

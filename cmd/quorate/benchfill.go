@@ -3,8 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"sync"
-	"time"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
@@ -131,32 +129,19 @@ func showBytes(w io.Writer, what string, p *bench.Progress, cfg bench.FillConfig
 	}
 	bar := progressbar.NewOptions64(total*each, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(what), progressbar.OptionSetWidth(30),
 		progressbar.OptionShowBytes(true), progressbar.OptionSetPredictTime(true), progressbar.OptionClearOnFinish())
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		tick := time.NewTicker(200 * time.Millisecond)
-		defer tick.Stop()
-		tenth := int64(0)
-		for {
-			select {
-			case <-done:
-				if terminal(w) {
-					_ = bar.Finish()
-				}
-				return
-			case <-tick.C:
-			}
-			n := p.Done()
-			if terminal(w) {
-				_ = bar.Set64(min(n*each, total*each-1)) // a bar that cannot be drawn is no failure
-			} else if now := n * 10 / total; now > tenth {
-				tenth = now
-				fmt.Fprintf(w, "%s: %d%%, %s of %s\n", what, now*10, bytesShown(n*each), bytesShown(total*each))
-			}
+	tenth := int64(0)
+	draw := func() {
+		n := p.Done()
+		if terminal(w) {
+			_ = bar.Set64(min(n*each, total*each-1)) // a bar that cannot be drawn is no failure
+		} else if now := n * 10 / total; now > tenth {
+			tenth = now
+			fmt.Fprintf(w, "%s: %d%%, %s of %s\n", what, now*10, bytesShown(n*each), bytesShown(total*each))
+		}
+	}
+	return drawing(draw, func() {
+		if terminal(w) {
+			_ = bar.Finish()
 		}
 	})
-	return func() {
-		close(done)
-		wg.Wait()
-	}
 }

@@ -23,12 +23,7 @@ func nodesCommand(env lookupEnv) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				out := cmd.OutOrStdout()
-				if f.output == formatJSON {
-					return printJSON(out, nodes)
-				}
-				t := nodesTable(nodes)
-				return t.print(out, f.output, colours(out, env))
+				return f.show(cmd.OutOrStdout(), nodes, nodesTable(nodes))
 			})
 		},
 	}
@@ -89,7 +84,6 @@ func dash(s string) string {
 
 func nodesRemoveCommand(env lookupEnv) *cobra.Command {
 	var f clientFlags
-	var w waitFlag
 	cmd := &cobra.Command{
 		Use:   "remove NODE",
 		Short: "Take a node out of the cluster for ever",
@@ -101,19 +95,10 @@ work is an operation that goes on when this command is interrupted, and can be
 cancelled until the node is forgotten.`,
 		Example: "  quorate nodes remove node5\n  quorate nodes remove node5 --no-wait",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.withClient(func(c *client.Client) error {
-				o, err := c.RemoveNode(cmd.Context(), args[0])
-				if err != nil {
-					return err
-				}
-				return f.began(cmd, c, &o, w)
-			})
-		},
 	}
-	f.addTo(cmd, env, formatTable)
-	w.addTo(cmd)
-	return cmd
+	return beginsOperation(env, cmd, &f, func(cmd *cobra.Command, c *client.Client, args []string) (client.Operation, error) {
+		return c.RemoveNode(cmd.Context(), args[0])
+	})
 }
 
 func drainCommand(env lookupEnv) *cobra.Command {
@@ -137,11 +122,7 @@ lasts, also over the restart, until 'quorate drain NODE --undo'.`,
 				if err != nil {
 					return err
 				}
-				if f.output == formatJSON {
-					return printJSON(cmd.OutOrStdout(), n)
-				}
-				t := nodesTable([]client.Node{n})
-				return t.print(cmd.OutOrStdout(), f.output, colours(cmd.OutOrStdout(), env))
+				return f.show(cmd.OutOrStdout(), n, nodesTable([]client.Node{n}))
 			})
 		},
 	}

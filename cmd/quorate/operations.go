@@ -105,21 +105,20 @@ func operationCancelCommand(env lookupEnv) *cobra.Command {
 	return cmd
 }
 
-func operationID(arg string) (uint64, error) {
+func operationID(arg string) (uint64, error) { return idArg("operation", arg) }
+
+// idArg reads the number of a shard or an operation.
+func idArg(what, arg string) (uint64, error) {
 	id, err := strconv.ParseUint(arg, 10, 64)
 	if err != nil || id == 0 {
-		return 0, usagef("operation %q: want a number, as 'quorate operations' lists them", arg)
+		return 0, usagef("%s %q: want a number, as 'quorate %ss' lists them", what, arg, what)
 	}
 	return id, nil
 }
 
 // printOperations prints a table of operations; asJSON is what is printed as JSON.
 func (f *clientFlags) printOperations(w io.Writer, all []client.Operation, asJSON any) error {
-	if f.output == formatJSON {
-		return printJSON(w, asJSON)
-	}
-	t := operationsTable(all)
-	return t.print(w, f.output, colours(w, f.env))
+	return f.show(w, asJSON, operationsTable(all))
 }
 
 func (f *clientFlags) printOperation(w io.Writer, o *client.Operation) error {
@@ -169,6 +168,23 @@ type waitFlag struct{ noWait bool }
 
 func (w *waitFlag) addTo(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&w.noWait, "no-wait", false, "do not wait until it is done")
+}
+
+// beginsOperation makes a command that begins an operation.
+func beginsOperation(env lookupEnv, cmd *cobra.Command, f *clientFlags, begin func(cmd *cobra.Command, c *client.Client, args []string) (client.Operation, error)) *cobra.Command {
+	var w waitFlag
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return f.withClient(func(c *client.Client) error {
+			o, err := begin(cmd, c, args)
+			if err != nil {
+				return err
+			}
+			return f.began(cmd, c, &o, w)
+		})
+	}
+	f.addTo(cmd, env, formatTable)
+	w.addTo(cmd)
+	return cmd
 }
 
 // began follows an operation that a command has begun, unless it is not to wait.

@@ -74,6 +74,14 @@ func number[N int | int64 | uint64](n N) cell { return cell{text: fmt.Sprint(n),
 
 func (t *table) add(cells ...cell) { t.rows = append(t.rows, cells) }
 
+// show prints what a command has to tell: v as JSON, or the table.
+func (f *clientFlags) show(w io.Writer, v any, t table) error {
+	if f.output == formatJSON {
+		return printJSON(w, v)
+	}
+	return t.print(w, f.output, colours(w, f.env))
+}
+
 // print writes the table in a format other than JSON.
 func (t *table) print(w io.Writer, f format, colours bool) error {
 	var b strings.Builder

@@ -256,15 +256,12 @@ func parseChange(args []string) (client.ConfigChange, error) {
 }
 
 func (f *clientFlags) printConfig(w io.Writer, cfg *client.ClusterConfig) error {
-	if f.output == formatJSON {
-		return printJSON(w, cfg)
-	}
 	t := table{heading: []string{"SETTING", "VALUE", "MEANING"}}
 	for _, s := range settings() {
 		t.add(text(s.name), text(s.show(cfg)), text(s.about))
 	}
 	t.add(text("revision"), text(strconv.FormatUint(cfg.Revision, 10)), text("grows with each change"))
-	return t.print(w, f.output, colours(w, f.env))
+	return f.show(w, cfg, t)
 }
 
 func rebalanceCommand(env lookupEnv) *cobra.Command {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -110,29 +109,9 @@ func changeShown(c *client.ShardChange, name func(id string) string) string {
 	return out
 }
 
-// shardOperation makes a command that begins an operation on a shard.
-func shardOperation(env lookupEnv, cmd *cobra.Command, f *clientFlags, begin func(cmd *cobra.Command, c *client.Client, args []string) (client.Operation, error)) *cobra.Command {
-	var w waitFlag
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return f.withClient(func(c *client.Client) error {
-			o, err := begin(cmd, c, args)
-			if err != nil {
-				return err
-			}
-			return f.began(cmd, c, &o, w)
-		})
-	}
-	f.addTo(cmd, env, formatTable)
-	w.addTo(cmd)
-	return cmd
-}
-
 func shardID(arg string) (kv.ShardID, error) {
-	id, err := strconv.ParseUint(arg, 10, 64)
-	if err != nil || id == 0 {
-		return 0, usagef("shard %q: want a number, as 'quorate shards' lists them", arg)
-	}
-	return kv.ShardID(id), nil
+	id, err := idArg("shard", arg)
+	return kv.ShardID(id), err
 }
 
 func shardsSplitCommand(env lookupEnv) *cobra.Command {
@@ -148,7 +127,7 @@ Nothing is copied, and writes are held up for milliseconds.`,
 		Example: "  quorate shards split user/m\n  quorate shards split --shard 7",
 		Args:    cobra.MaximumNArgs(1),
 	}
-	shardOperation(env, cmd, &f, func(cmd *cobra.Command, c *client.Client, args []string) (client.Operation, error) {
+	beginsOperation(env, cmd, &f, func(cmd *cobra.Command, c *client.Client, args []string) (client.Operation, error) {
 		if len(args) == 0 && shard == "" {
 			return client.Operation{}, usagef("which shard? Give a KEY or --shard")
 		}
@@ -188,7 +167,7 @@ func shardsMergeCommand(env lookupEnv) *cobra.Command {
 		Example: "  quorate shards merge 7",
 		Args:    cobra.ExactArgs(1),
 	}
-	return shardOperation(env, cmd, &f, func(cmd *cobra.Command, c *client.Client, args []string) (client.Operation, error) {
+	return beginsOperation(env, cmd, &f, func(cmd *cobra.Command, c *client.Client, args []string) (client.Operation, error) {
 		id, err := shardID(args[0])
 		if err != nil {
 			return client.Operation{}, err
@@ -206,7 +185,7 @@ func shardsMoveCommand(env lookupEnv) *cobra.Command {
 		Example: "  quorate shards move 7 node1 node4",
 		Args:    cobra.ExactArgs(3),
 	}
-	return shardOperation(env, cmd, &f, func(cmd *cobra.Command, c *client.Client, args []string) (client.Operation, error) {
+	return beginsOperation(env, cmd, &f, func(cmd *cobra.Command, c *client.Client, args []string) (client.Operation, error) {
 		id, err := shardID(args[0])
 		if err != nil {
 			return client.Operation{}, err
