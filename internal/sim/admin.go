@@ -5,23 +5,12 @@ import (
 	"time"
 
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/placement"
 	"github.com/quorate-db/quorate/placement/metapb"
 )
 
 // admin is what an operator does to a cluster, through any of its nodes.
-type admin interface {
-	Drain(ctx context.Context, node kv.NodeID, on bool) error
-	RemoveNode(ctx context.Context, node kv.NodeID) (kv.Operation, error)
-	Split(ctx context.Context, shard kv.ShardID, key []byte) (kv.Operation, error)
-	Merge(ctx context.Context, shard kv.ShardID) (kv.Operation, error)
-	Move(ctx context.Context, shard kv.ShardID, from, to kv.NodeID) (kv.Operation, error)
-	TransferLeader(ctx context.Context, shard kv.ShardID, to kv.NodeID) error
-	Rebalance(ctx context.Context, dryRun bool) ([]kv.PlannedStep, kv.Operation, error)
-	Operations(ctx context.Context) ([]kv.Operation, error)
-	Cancel(ctx context.Context, id uint64) (kv.Operation, error)
-	Config(ctx context.Context) (kv.ClusterConfig, error)
-	SetConfig(ctx context.Context, c kv.ClusterConfig) (kv.ClusterConfig, error)
-}
+type admin = *placement.Control
 
 // askWithin bounds one request to the control plane.
 const askWithin = 10 * time.Second
@@ -46,9 +35,7 @@ func (n *nemesis) admin() admin {
 	members := n.c.members()
 	for _, i := range n.rng.Perm(len(members)) {
 		if running := members[i].server(); running != nil {
-			if to, ok := any(running.Control()).(admin); ok {
-				return to
-			}
+			return running.Control()
 		}
 	}
 	return nil

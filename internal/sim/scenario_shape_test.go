@@ -30,11 +30,7 @@ var half = []byte("s00/g01/")
 func (s *stage) order(what string, begin func(ctx context.Context, to admin) (kv.Operation, error)) {
 	var op kv.Operation
 	err := eventually(func(ctx context.Context) (err error) {
-		to, ok := any(s.nodes[0].server().Control()).(admin)
-		if !ok {
-			return errNobody
-		}
-		op, err = begin(ctx, to)
+		op, err = begin(ctx, s.nodes[0].server().Control())
 		return err
 	})
 	if err != nil {
@@ -164,7 +160,7 @@ func mergeCutOff(s *stage) {
 	}
 	var op kv.Operation
 	err := eventually(func(ctx context.Context) (err error) {
-		op, err = any(leader.server().Control()).(admin).Merge(ctx, onlyShard)
+		op, err = leader.server().Control().Merge(ctx, onlyShard)
 		return err
 	})
 	if err != nil {

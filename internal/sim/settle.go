@@ -55,12 +55,8 @@ func (c *Cluster) calmDown() string {
 		if running == nil {
 			return n.name + " is down"
 		}
-		to, ok := any(running.Control()).(admin)
-		if !ok {
-			return "" // nothing was changed either
-		}
 		ctx, cancel := context.WithTimeout(context.Background(), askWithin)
-		err := calmDown(ctx, to, c.idsOfMembers())
+		err := calmDown(ctx, running.Control(), c.idsOfMembers())
 		cancel()
 		if err == nil {
 			return ""
