@@ -40,9 +40,9 @@ type heldMessage struct {
 	t        *transport
 	method   peer.Method
 	req      []byte
-	since    time.Time
+	made     time.Time // zero: when it is given to send
 	deadline time.Time
-	aged     bool // req ends with how long it was held, in microseconds (uvarint)
+	aged     bool // req is to end with how old it was when it left, in microseconds (uvarint)
 	done     func(resp []byte, err error)
 }
 
@@ -52,12 +52,15 @@ func newGatherer(mesh peer.Mesh, wait time.Duration) *gatherer {
 
 // send takes a message on. Its done is called as by Mesh.Send.
 func (g *gatherer) send(to kv.NodeID, m heldMessage) {
-	m.since = time.Now()
+	begin := time.Now()
+	if m.made.IsZero() {
+		m.made = begin
+	}
 	g.mu.Lock()
 	g.held[to] = append(g.held[to], m)
 	now := g.closed || len(g.held[to]) >= gatheredMax
 	if !now && g.timer == nil {
-		g.timer = time.AfterFunc(untilTick(m.since, g.wait), g.flushAll)
+		g.timer = time.AfterFunc(untilTick(begin, g.wait), g.flushAll)
 	}
 	g.mu.Unlock()
 	if now {
@@ -103,7 +106,7 @@ func (g *gatherer) sendAll(to kv.NodeID, held []heldMessage) {
 			continue
 		}
 		if m.aged {
-			m.req = appendUvarint(m.req, uint64(now.Sub(m.since).Microseconds()))
+			m.req = appendUvarint(m.req, uint64(now.Sub(m.made).Microseconds()))
 		}
 		g.mesh.Send(to, m.method, m.req, m.deadline, m.done)
 	}

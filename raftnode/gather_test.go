@@ -19,6 +19,7 @@ import (
 type sentMesh struct {
 	mu   sync.Mutex // two timers may fire side by side
 	sent []sentMessage
+	done []func([]byte, error) // of each
 }
 
 type sentMessage struct {
@@ -30,9 +31,10 @@ type sentMessage struct {
 func (m *sentMesh) Self() kv.NodeID                  { return 1 }
 func (m *sentMesh) Handle(peer.Method, peer.Handler) {}
 func (m *sentMesh) OnUnreachable(func(kv.NodeID))    {}
-func (m *sentMesh) Send(to kv.NodeID, _ peer.Method, req []byte, _ time.Time, _ func([]byte, error)) {
+func (m *sentMesh) Send(to kv.NodeID, _ peer.Method, req []byte, _ time.Time, done func([]byte, error)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.done = append(m.done, done)
 	m.sent = append(m.sent, sentMessage{to: to, req: req, at: time.Now()})
 }
 
@@ -165,6 +167,50 @@ func TestPipelineHoldsBackWhatTellsNothing(t *testing.T) {
 		}
 		if len(commits) != 6 || commits[3] != 5 || commits[4] != 6 {
 			t.Errorf("commit indexes in the order of sending: %v", commits)
+		}
+	})
+}
+
+// An append that waited until there was room in the window says how old it is. The
+// simulator found followers whose disk had hung, and that took what had been committed
+// before for what was committed after.
+func TestPipelineSaysHowLongRoomWasMissing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mesh := &sentMesh{}
+		tr := &transport{mesh: mesh, gather: newGatherer(mesh, testGather), mute: new(atomic.Int32), timing: Timing{Heartbeat: time.Second, Append: time.Minute}}
+		p := newPipeline(tr, testEnvelope)
+		send := func(commit uint64) {
+			m := &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 5, PrevLogTerm: 3, LeaderCommitIndex: commit}
+			if _, err := p.AppendEntries(m, &raft.AppendEntriesResponse{}); err != nil {
+				t.Error(err)
+			}
+		}
+		for i := range pipelineWindow {
+			send(uint64(i + 1))
+		}
+		go func() {
+			send(pipelineWindow + 1) // is news
+			send(pipelineWindow + 1) // is not, and is held back after it got in
+		}()
+		const full = 2 * time.Second
+		for i := range 2 {
+			pause(full)
+			synctest.Wait()
+			if got := len(mesh.sent); got != pipelineWindow+i {
+				t.Fatalf("%d appends have left a window of %d, and %d were answered", got, pipelineWindow, i)
+			}
+			mesh.done[i](encodeAppendResponse(&raft.AppendEntriesResponse{Term: 3, Success: true}), nil)
+		}
+		pause(testGather)
+		synctest.Wait()
+		for i, want := range []time.Duration{full, full + testGather} {
+			in := &wireReader{rest: mesh.sent[pipelineWindow+i].req}
+			if _, err := in.decodeAppend(in.envelope()); err != nil {
+				t.Fatal(err)
+			}
+			if held := in.held(); held < full || held > want {
+				t.Errorf("append %d says that it was held back for %s", i, held)
+			}
 		}
 	})
 }

@@ -78,13 +78,13 @@ func (p *pipeline) AppendEntries(m *raft.AppendEntriesRequest, resp *raft.Append
 		p.fail()
 		return nil, errMute
 	}
+	made := time.Now()
 	req := encodeAppend(p.e, m)
 	if err := p.enter(len(req)); err != nil {
 		return nil, err
 	}
 	f := &appendFuture{start: time.Now(), req: m, resp: resp, done: make(chan struct{})}
-	deadline := f.start.Add(p.t.appendTimeout(m, len(req)))
-	p.send(m, req, deadline, func(data []byte, err error) {
+	p.send(m, req, made, f.start.Add(p.t.appendTimeout(m, len(req))), func(data []byte, err error) {
 		if err == nil {
 			err = decodeAppendResponse(data, resp)
 		}
@@ -105,17 +105,21 @@ func (p *pipeline) AppendEntries(m *raft.AppendEntriesRequest, resp *raft.Append
 	return f, nil
 }
 
-// send lets an append wait for company if it tells the follower nothing new; but then
-// how long it waited goes with it, because its commit index grows old (freshness).
-func (p *pipeline) send(m *raft.AppendEntriesRequest, req []byte, deadline time.Time, done func([]byte, error)) {
+// send lets an append wait for company if it tells the follower nothing new. How long
+// it waited for that, or for room in the window, goes with it, because its commit
+// index grows old (freshness).
+func (p *pipeline) send(m *raft.AppendEntriesRequest, req []byte, made, deadline time.Time, done func([]byte, error)) {
 	to := p.e.to.Node
 	if len(m.Entries) == 0 && m.LeaderCommitIndex <= p.told {
 		p.t.gather.send(to, heldMessage{
-			t: p.t, method: peer.MethodAppendEntries, req: req, deadline: deadline, aged: true, done: done,
+			t: p.t, method: peer.MethodAppendEntries, req: req, made: made, deadline: deadline, aged: true, done: done,
 		})
 		return
 	}
 	p.told = m.LeaderCommitIndex
+	if held := time.Since(made).Microseconds(); held > 0 {
+		req = appendUvarint(req, uint64(held))
+	}
 	p.t.gather.flush(to) // nothing is to overtake an earlier append
 	p.t.mesh.Send(to, peer.MethodAppendEntries, req, deadline, done)
 }

@@ -10,7 +10,8 @@ import (
 // Link says what happens to messages over one directed link. The zero value
 // delivers everything at once and in order.
 type Link struct {
-	// Drop and Duplicate are probabilities from 0 to 1, drawn per message.
+	// Drop and Duplicate are probabilities from 0 to 1, drawn per message. Only what is
+	// Raft's own is doubled: everything else arrives once at most (peer.Mesh).
 	Drop      float64
 	Duplicate float64
 	// DelayMin and DelayMax bound the time a message takes; where they differ,

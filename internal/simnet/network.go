@@ -141,13 +141,19 @@ func (n *Network) transmitLocked(m message) bool {
 		return false
 	}
 	n.pushLocked(l, m, link)
-	if link.Duplicate > 0 && n.rng.Float64() < link.Duplicate {
+	if link.Duplicate > 0 && bearsCopies(m.method) && n.rng.Float64() < link.Duplicate {
 		n.counts.Duplicated++
 		m.payload = append([]byte(nil), m.payload...) // each receiver owns its own
 		n.pushLocked(l, m, link)
 	}
 	l.signal()
 	return true
+}
+
+// bearsCopies: what is Raft's own. Other requests arrive once at most (peer.Mesh).
+func bearsCopies(m peer.Method) bool {
+	class := peer.ClassOf(m)
+	return class == peer.ClassRaft || class == peer.ClassBulk
 }
 
 func (n *Network) pushLocked(l *lane, m message, link Link) {

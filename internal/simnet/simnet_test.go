@@ -185,6 +185,22 @@ func TestDuplicateRunsTheHandlerTwiceAndDoneOnce(t *testing.T) {
 	})
 }
 
+// A write of which one copy is refused and another applied would be answered to be
+// not applied: the mesh promises that there is one.
+func TestForwardsAreNotDoubled(t *testing.T) {
+	inBubble(t, func(t *testing.T, f *trio) {
+		f.net.SetAll(simnet.Link{Duplicate: 1})
+		for _, m := range []peer.Method{peer.MethodForwardPropose, peer.MethodForwardRead, peer.MethodReport, peer.MethodAdmin} {
+			before := f.net.Counters()
+			f.node[a].Send(b, m, nil, time.Now().Add(time.Second), func([]byte, error) {})
+			synctest.Wait()
+			if now := f.net.Counters(); now.Duplicated != before.Duplicated || now.Delivered != before.Delivered+2 {
+				t.Errorf("method %d: %+v", m, now)
+			}
+		}
+	})
+}
+
 func TestCutIsOneWayAndCatchesWhatIsInFlight(t *testing.T) {
 	inBubble(t, func(t *testing.T, f *trio) {
 		f.net.SetLink(a, b, simnet.Link{DelayMin: time.Second})

@@ -97,8 +97,11 @@ func OpenTo(m Method) bool { return m == MethodProbe || m == MethodJoin }
 type Handler func(from kv.NodeID, req []byte, reply func(resp []byte, err error))
 
 // Mesh carries requests and their answers between nodes. It promises little: a
-// request may be lost, late, or (in the simulator) doubled and reordered, and
-// then done gets an error although the peer may have acted.
+// request may be lost, late or overtaken, and then done gets an error although the
+// peer may have acted. But it arrives once at most: what may have been written to a
+// connection is never sent again. A forwarded write that is answered to be not
+// applied relies on that; of two copies one may be refused and the other applied.
+// (What is Raft's own bears copies, and in the simulator gets them.)
 type Mesh interface {
 	// Self is this node.
 	Self() kv.NodeID
