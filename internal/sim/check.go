@@ -23,8 +23,8 @@ func (r *Result) Check() []string {
 func (r *Result) quickCheck() []string {
 	wrong := slices.Clone(r.Violations)
 	wrong = append(wrong, checkVersions(r.records)...)
+	wrong = append(wrong, checkSights(r.denied, r.records)...) // first: it names the writer
 	wrong = append(wrong, r.checkStale()...)
-	wrong = append(wrong, checkSights(r.denied, r.records)...)
 	return append(wrong, checkCounters(r.records, r.Config)...)
 }
 

@@ -66,7 +66,7 @@ func TestPlanted(t *testing.T) {
 			}
 			for run := uint64(1); run <= plantedRunsMax && !isDirected; run++ {
 				if first := firstProblem(t, run); first != "" {
-					t.Logf("found in run %d: %s", run, first)
+					t.Logf("found in run %d: %s", run, headline(first))
 					return
 				}
 			}
@@ -93,7 +93,7 @@ func firstProblem(t *testing.T, seed uint64) string {
 	if len(wrong) == 0 {
 		return ""
 	}
-	return headline(wrong[0])
+	return wrong[0]
 }
 
 func headline(problem string) string {
