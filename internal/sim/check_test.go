@@ -92,6 +92,8 @@ func TestChecksFindWhatIsWrong(t *testing.T) {
 		{"unknown and never applied", "", historyOf(putOf("a", absent, 5), lostPut("b"), readOf(at("a", 5), 7))},
 		{"unknown, applied, undone", "C1", historyOf(putOf("a", absent, 5), lostPut("b"), readOf(at("b", 7), 7), readOf(at("a", 5), 8))},
 		{"seen before it was asked", "C1", historyOf(readOf(at("b", 7), 7), lostPut("b"))},
+		{"a guard holds at a version that nobody saw", "", historyOf(putOf("a", absent, 5), lostPut("b"), ifAt(7, onCell(1, putOf("c", absent, 8))))},
+		{"a guard holds at a version that is gone", "C1", historyOf(putOf("a", absent, 5), putOf("b", at("a", 5), 7), ifAt(5, onCell(1, putOf("c", absent, 8))))},
 		{"unknown addition counted", "", historyOf(addOf(0, absent, 1, 5), addOf(0, absent, 0, 0), addOf(0, at("2", 7), 3, 9))},
 		{"addition twice", "C1", historyOf(addOf(0, absent, 1, 5), addOf(0, at("2", 7), 3, 9))},
 		{"one unknown addition counted twice", "C1", historyOf(addOf(0, absent, 1, 5), addOf(0, absent, 0, 0), addOf(0, at("3", 7), 4, 9))},
@@ -120,6 +122,12 @@ func TestChecksFindWhatIsWrong(t *testing.T) {
 // in has a shard answer.
 func in(owner kv.ShardID, r record) record {
 	r.owner = owner
+	return r
+}
+
+// ifAt guards a request by the version of the first cell.
+func ifAt(version uint64, r record) record {
+	r.request.guards = []guard{{version: version}}
 	return r
 }
 

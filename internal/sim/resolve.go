@@ -24,12 +24,14 @@ import (
 //     one of unknown outcome before anybody saw it. It may be left out.
 //
 // The third does not hold of deletions, which leave nothing to see: they stay open.
-// A refusal that tells only a version, of which nobody knows the value, is left out.
+// A refusal that tells only a version, of which nobody knows the value, is left out,
+// and so is a guard that held at such a version: what wrote it may be left out.
 func resolve(records []record, config Config) []porcupine.Operation {
 	e := newEvidence(records)
 	unknownAdds := map[int][]*record{} // by client, in order of call
 	var out []porcupine.Operation
 	keep := func(r record, ret int64) {
+		r.request.guards = e.guardsOf(&r)
 		out = append(out, porcupine.Operation{ClientId: r.client, Input: r.request, Output: r.answer, Call: r.call, Return: ret, Metadata: r.String()})
 	}
 	for i := range records {
@@ -153,6 +155,17 @@ func (e *evidence) mute(r *record) bool {
 		return false
 	}
 	return !e.known[told{r.request.guards[r.answer.failed].cell, r.answer.current}]
+}
+
+// guardsOf gives the guards of a request without those that held at a version of
+// which nobody knows the value.
+func (e *evidence) guardsOf(r *record) []guard {
+	if r.answer.outcome != succeeded && r.answer.outcome != applied {
+		return r.request.guards
+	}
+	return slices.DeleteFunc(slices.Clone(r.request.guards), func(g guard) bool {
+		return !g.absent && !e.known[told{g.cell, g.version}]
+	})
 }
 
 // sightOf tells whether somebody saw a value that an operation wrote.
