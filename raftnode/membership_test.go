@@ -137,6 +137,32 @@ func TestMembershipRefusals(t *testing.T) {
 	})
 }
 
+// A member that has not heard that another one came votes for it all the same: it may
+// be the only one that can lead.
+func TestLaggingMemberVotesForOneThatItDoesNotKnow(t *testing.T) {
+	bubble(t, 3, func(c *testCluster) {
+		c.up(4)
+		c.mustPut(c.leader(), "before", "v")
+		c.converged()
+		c.net.Isolate(3, true)
+		c.net.Isolate(4, true)
+		c.net.CutBoth(4, 1, false)
+		c.net.CutBoth(4, 2, false)
+		first := kv.ServerID{Node: 1, Shard: testShard, Incarnation: 1}
+		c.until("one of two others leads", 20*time.Second, func() bool { l := c.leader(); return l.id.Node != 3 && l.Status().LeaderReady })
+		c.move(first, kv.ServerID{Node: 4, Shard: testShard, Incarnation: 1})
+		c.down(1)
+		c.mustPut(c.leader(), "between", "v")
+		c.until("the new one has it", 20*time.Second, func() bool { return machineOf(c.replica(4)).get("between") == "v" })
+		c.down(2)
+		c.until("the new one alone does not lead", 20*time.Second, func() bool { return c.replica(4).Status().Role != kv.RoleLeader })
+		c.net.Heal()
+		c.until("the new one leads", time.Minute, func() bool { return c.replica(4).Status().LeaderReady })
+		c.mustPut(c.replica(4), "after", "v")
+		c.until("the lagging one has all", 20*time.Second, func() bool { return machineOf(c.replica(3)).get("after") == "v" })
+	})
+}
+
 func TestRecords(t *testing.T) {
 	bubble(t, 1, func(c *testCluster) {
 		h := c.nodes[1].host

@@ -144,7 +144,7 @@ func (c *Cluster) missing() string {
 	}
 	for shard, want := range c.shardMembers() {
 		if have := len(c.replicasOf(shard)); have != want {
-			return fmt.Sprintf("shard %s has %d of %d replicas", shard, have, want)
+			return fmt.Sprintf("shard %s has %d of %d replicas: %s", shard, have, want, c.replicasText(shard))
 		}
 	}
 	return ""

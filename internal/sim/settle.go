@@ -75,8 +75,16 @@ func calmDown(ctx context.Context, to admin, nodes map[kv.NodeID]bool) error {
 	}
 	leaving := map[kv.NodeID]bool{}
 	for _, op := range known {
-		if op.State == kv.OperationRunning && op.Kind == kv.OperationRemoveNode {
+		if op.State != kv.OperationRunning || op.Kind != kv.OperationRemoveNode {
+			continue
+		}
+		if len(nodes)-len(leaving) > 3 {
 			leaving[op.Node] = true
+			continue
+		}
+		// It began when fewer replicas were asked for; it cannot end with as many as now.
+		if _, err := to.Cancel(ctx, op.ID); err != nil && kv.CodeOf(err) != kv.CodeConflict {
+			return err
 		}
 	}
 	for id := range nodes {
