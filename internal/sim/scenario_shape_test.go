@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/quorate-db/quorate/internal/simnet"
@@ -17,6 +18,7 @@ func init() {
 		scenario{"request-ids-over-split-and-merge", Config{Shards: 1, Groups: 2, ChangeEvery: time.Second}, requestsOverShapes},
 		scenario{"power-cut-after-a-split", Config{Shards: 1, Groups: 2, ChangeEvery: time.Second}, powerCutAfterSplit},
 		scenario{"merge-with-a-member-cut-off", Config{Shards: 1, Groups: 2, ChangeEvery: time.Second}, mergeCutOff},
+		scenario{"merges-under-load", Config{Shards: 1, Groups: 2, Clients: 8, Think: 5 * time.Millisecond, ChangeEvery: time.Second}, mergesUnderLoad},
 		scenario{"removed-node-comes-back", Config{Nodes: 4, Shards: 1, Groups: 1, ChangeEvery: time.Second}, removedComesBack},
 		scenario{"four-nodes-in-three-zones", Config{Nodes: 4, Zones: 3, Shards: 4, Groups: 1, ChangeEvery: time.Second}, func(*stage) {}},
 	)
@@ -30,7 +32,11 @@ var half = []byte("s00/g01/")
 func (s *stage) order(what string, begin func(ctx context.Context, to admin) (kv.Operation, error)) {
 	var op kv.Operation
 	err := eventually(func(ctx context.Context) (err error) {
-		op, err = begin(ctx, s.nodes[0].server().Control())
+		running := s.nodes[0].server()
+		if running == nil {
+			return errNobody
+		}
+		op, err = begin(ctx, running.Control())
 		return err
 	})
 	if err != nil {
@@ -38,7 +44,7 @@ func (s *stage) order(what string, begin func(ctx context.Context, to admin) (kv
 		return
 	}
 	err = s.await(settleWithin, 50*time.Millisecond, func() string {
-		if now := s.state().Operation(op.ID); now != nil && now.State != string(kv.OperationRunning) {
+		if now := s.operation(op.ID); now != nil && now.State != string(kv.OperationRunning) {
 			op.State, op.Error = kv.OperationState(now.State), now.Error
 			return ""
 		}
@@ -47,6 +53,15 @@ func (s *stage) order(what string, begin func(ctx context.Context, to admin) (kv
 	if err != nil || op.State != kv.OperationDone {
 		s.watch.violation("%s is %s: %s %v", what, op.State, op.Error, err)
 	}
+}
+
+// operation gives an operation as the cluster has it, nil if nobody knows it.
+func (s *stage) operation(id uint64) *metapb.Operation {
+	state := s.state()
+	if state == nil {
+		return nil
+	}
+	return state.Operation(id)
 }
 
 func (s *stage) split(shard kv.ShardID, key []byte) {
@@ -175,6 +190,25 @@ func mergeCutOff(s *stage) {
 	time.Sleep(3 * time.Second)
 	s.net.SetAll(s.calm())
 	s.fill(20)
+}
+
+// mergesUnderLoad: a shard is split and merged again while clients read and write all
+// the time, also in the moment in which the right part is frozen and not absorbed yet.
+func mergesUnderLoad(s *stage) {
+	stop := make(chan struct{})
+	var clients sync.WaitGroup
+	for i := range s.config.Clients {
+		clients.Go(func() { newClient(s.Cluster, s.h, i).run(stop) })
+	}
+	for range 3 {
+		if len(s.watch.broken()) > 0 {
+			break
+		}
+		s.split(onlyShard, half)
+		s.merge(onlyShard)
+	}
+	close(stop)
+	clients.Wait()
 }
 
 func (s *stage) leadsMeta(n *Node) bool {
