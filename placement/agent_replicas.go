@@ -76,13 +76,24 @@ func (a *agent) tidy(ctx context.Context) {
 	}
 }
 
+// destroyStrays looks twice: what this node has applied of the meta state may be old,
+// if it has just been started. A replica that a move has brought looks like a stray
+// then until its shard has added it, and once it is destroyed the move can never end
+// (the simulator found it). What a replica was made for is acknowledged before it is
+// made, so a state that has all that was acknowledged by now knows of it.
 func (a *agent) destroyStrays(ctx context.Context, states []ReplicaState, once *onceLog) {
+	if len(a.strays(states)) == 0 {
+		return
+	}
+	readCtx, cancel := context.WithTimeout(ctx, a.opts.Tuning.StepTimeout)
+	err := a.meta.ReadIndex(readCtx)
+	cancel()
+	if err != nil {
+		return // tidy comes again
+	}
 	state := a.machine.State()
-	for _, s := range states {
+	for _, s := range a.strays(states) {
 		id := s.Status.ID
-		if id.Shard == kv.MetaShard || !a.stray(state, s, states) {
-			continue
-		}
 		stepCtx, cancel := context.WithTimeout(ctx, a.opts.Tuning.StepTimeout)
 		err := a.destroy(stepCtx, state, id)
 		cancel()
@@ -98,6 +109,18 @@ func (a *agent) destroyStrays(ctx context.Context, states []ReplicaState, once *
 		a.nudge()
 		a.log.Info("destroyed a replica that its shard has parted with", "replica", id.String())
 	}
+}
+
+// strays gives the local replicas that look like strays by what this node has applied.
+func (a *agent) strays(states []ReplicaState) []ReplicaState {
+	state := a.machine.State()
+	var out []ReplicaState
+	for _, s := range states {
+		if s.Status.ID.Shard != kv.MetaShard && a.stray(state, s, states) {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 // stray reports whether the meta state gives reason to think that a shard has

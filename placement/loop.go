@@ -45,6 +45,7 @@ type loop struct {
 	running map[string]Step
 	retry   map[string]attempt
 	moving  map[kv.ShardID]handover
+	seen    map[changeKey]time.Time // of whoever plans
 	wg      sync.WaitGroup
 }
 
@@ -144,7 +145,7 @@ func (l *loop) input() (Input, bool) {
 	}
 	in := Input{
 		State: state, Now: now, Self: l.self, Members: status.Members, Commit: status.CommitIndex,
-		Health: health, Leads: leads,
+		Health: health, Leads: leads, Seen: l.see(state, now),
 		Moving: map[kv.ShardID]kv.NodeID{}, Busy: map[string]bool{}, Tuning: l.tuning,
 	}
 	l.mu.Lock()
@@ -171,6 +172,30 @@ func (l *loop) input() (Input, bool) {
 		in.Moving[shard] = h.to
 	}
 	return in, true
+}
+
+// see notes which changes are under way, and gives since when this node has known
+// each. Another leader begins anew.
+func (l *loop) see(state *State, now time.Time) map[changeKey]time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seen := map[changeKey]time.Time{}
+	note := func(key changeKey) {
+		since, known := l.seen[key]
+		if !known {
+			since = now
+		}
+		seen[key] = since
+	}
+	for _, c := range state.Splits() {
+		note(splitKey(c))
+	}
+	for _, m := range state.Merges() {
+		note(mergeKey(m))
+		note(stageKey(m))
+	}
+	l.seen = seen
+	return seen
 }
 
 // whyWaiting gives why the last step of a key failed, "" if it did not.

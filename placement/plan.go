@@ -57,6 +57,9 @@ type Input struct {
 	// Moving has the shards whose leader was just told to hand over, and to whom.
 	// They count as led by it until reports have had the time to say so.
 	Moving map[kv.ShardID]kv.NodeID
+	// Seen is since when this node has known each change that is under way, by a clock
+	// that nobody sets.
+	Seen map[changeKey]time.Time
 	// Busy has the keys of steps under way or waiting to be tried again.
 	Busy   map[string]bool
 	Tuning Tuning

@@ -33,7 +33,7 @@ func (b *board) carrySplits() {
 		}
 		done := p.record.Current.Generation > c.Generation // its child's report is all that is missing
 		switch {
-		case b.age(c.SinceMs) > splitMax:
+		case b.under(splitKey(c), c.SinceMs) > splitMax:
 			why := "it did not come about in time"
 			b.propose(StepEndSplit, p, &metapb.Command{Body: &metapb.Command_EndSplit{
 				EndSplit: &metapb.EndSplit{Shard: c.Shard, Child: c.Child, Error: why}}}, why, "give up the split of shard "+p.id.String())
@@ -45,6 +45,30 @@ func (b *board) carrySplits() {
 
 // age gives how long ago a time of the meta shard's was.
 func (b *board) age(ms int64) time.Duration { return b.in.Now.Sub(time.UnixMilli(ms)) }
+
+// changeKey names a split or a merge that is under way, or one stage of a merge.
+type changeKey struct {
+	id    uint64 // the child's, the right shard's
+	merge bool
+	stage metapb.MergeStage // 0: all of it
+}
+
+func splitKey(c *metapb.Split) changeKey { return changeKey{id: c.Child} }
+func mergeKey(m *metapb.Merge) changeKey { return changeKey{id: m.Right, merge: true} }
+func stageKey(m *metapb.Merge) changeKey {
+	return changeKey{id: m.Right, merge: true, stage: m.Stage + 1}
+}
+
+// under gives how long a change has been under way that began at a time of the meta
+// shard's. That time may lie far ahead, if the clock of a node that led was: so it is
+// not less than this node has known of it.
+func (b *board) under(key changeKey, ms int64) time.Duration {
+	age := b.age(ms)
+	if since, ok := b.in.Seen[key]; ok {
+		age = max(age, b.in.Now.Sub(since))
+	}
+	return age
+}
 
 // planSplits begins to split the shards that are too large, and those that take
 // much more than their share of the load.
@@ -130,7 +154,7 @@ func advanceMergeCommand(m *metapb.Merge, to metapb.MergeStage, index uint64, wh
 func (b *board) align(m *metapb.Merge, left, right *part) {
 	l, r := left.record.Current, right.record.Current
 	switch {
-	case b.age(m.SinceMs) > alignMax:
+	case b.under(mergeKey(m), m.SinceMs) > alignMax:
 		b.advance(m, right, metapb.MergeStage_MERGE_ENDED, "their replicas did not come together in time")
 		return
 	case b.in.State.Move(right.id) != nil:
@@ -187,7 +211,7 @@ func (b *board) allWell(p *part) bool {
 // late gives a merge up if its right shard has been frozen for too long: meanwhile
 // it answers nothing.
 func (b *board) late(m *metapb.Merge, p *part) bool {
-	if b.age(m.StageSinceMs) <= b.in.Tuning.FreezeMax {
+	if b.under(stageKey(m), m.StageSinceMs) <= b.in.Tuning.FreezeMax {
 		return false
 	}
 	b.advance(m, p, metapb.MergeStage_MERGE_REFUSING, "a replica or its leader did not answer in time")
@@ -233,7 +257,7 @@ func (b *board) unfreeze(m *metapb.Merge, right *part) {
 		return
 	}
 	report := b.in.replicaReport(kv.NodeID(right.leader.node.Id), right.id)
-	if report.GetFrozenIndex() == 0 && b.age(m.StageSinceMs) > 3*b.in.Tuning.ReportEvery {
+	if report.GetFrozenIndex() == 0 && b.under(stageKey(m), m.StageSinceMs) > 3*b.in.Tuning.ReportEvery {
 		b.advance(m, right, metapb.MergeStage_MERGE_ENDED, m.Why) // it goes on: what was asked before would show by now
 		return
 	}
