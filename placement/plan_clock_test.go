@@ -1,6 +1,7 @@
 package placement
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -32,6 +33,26 @@ func TestFrozenMergeIsGivenUpWhateverTheClocksSay(t *testing.T) {
 		}
 		if given != tc.want {
 			t.Errorf("after %s: given up: %t", tc.after, given)
+		}
+	}
+}
+
+// What hangs is a problem, also where clocks make it look as if it had not begun.
+func TestChangesThatTakeLongAreProblems(t *testing.T) {
+	splitting, merging := active(t), active(t)
+	splitting.must(t, cmdSplit(3, "t"))
+	merging.must(t, cmdMerge(2, 3))
+	merging.must(t, cmdAdvance(2, 3, metapb.MergeStage_MERGE_ALIGNING, metapb.MergeStage_MERGE_FREEZING, 0))
+	for code, d := range map[string]*driver{"split-slow": splitting, "merge-slow": merging} {
+		c := &Control{tracker: newTracker(Tuning{}.withDefaults(), Hooks{}), loop: &loop{retry: map[string]attempt{}}}
+		began := time.UnixMilli(1)
+		for _, after := range []time.Duration{0, 5 * time.Second, 2 * time.Minute} {
+			now := began.Add(after)
+			in := Input{State: d.m.State(), Now: now, Health: map[kv.NodeID]Health{}, Leads: map[kv.ShardID]Lead{}, Seen: c.loop.see(d.m.State(), now), Tuning: c.tracker.tuning}
+			told := slices.ContainsFunc(c.problems(&in), func(p *metapb.Problem) bool { return p.Code == code })
+			if told != (after > time.Minute) {
+				t.Errorf("%s after %s: %t", code, after, told)
+			}
 		}
 	}
 }

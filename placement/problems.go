@@ -14,6 +14,7 @@ import (
 const (
 	problemsPerCode = 50 // more of a kind are summed up
 	slowMove        = 10 * time.Minute
+	slowSplit       = time.Minute
 )
 
 // problemList gathers problems, at most so many of a kind.
@@ -54,14 +55,7 @@ func (c *Control) problems(in *Input) []*metapb.Problem {
 	b.nodeProblems(l)
 	b.clusterProblems(l)
 	b.shardProblems(l, c.tracker.leadingFor(in.Now) >= in.Tuning.DeadAfter)
-	for _, m := range in.State.Moves() {
-		if b.age(m.SinceMs) > slowMove {
-			why := c.loop.whyWaiting(Step{Shard: kv.ShardID(m.Shard)}.Key())
-			l.add(&metapb.Problem{Code: "move-slow", Severity: string(kv.SeverityWarning), Shard: m.Shard, Node: m.Add.GetNode(), SinceMs: m.SinceMs,
-				Summary: fmt.Sprintf("shard %d: %s takes long: %s", m.Shard, in.State.moveText(m), cmp.Or(why, moveDetail(in, m))),
-				Help:    "look into the logs of both nodes, or raise snapshot_rate: quorate config"})
-		}
-	}
+	c.changeProblems(b, l)
 	for code, n := range l.count {
 		if n > problemsPerCode {
 			l.list = append(l.list, &metapb.Problem{Code: code, Severity: string(kv.SeverityInfo), Help: "nothing: the others tell what helps",
@@ -73,6 +67,35 @@ func (c *Control) problems(in *Input) []*metapb.Problem {
 		return cmp.Or(cmp.Compare(rank[x.Severity], rank[y.Severity]), cmp.Compare(x.Code, y.Code), cmp.Compare(x.Shard, y.Shard), cmp.Compare(x.Node, y.Node))
 	})
 	return l.list
+}
+
+// changeProblems tells of moves, splits and merges that take much longer than they
+// should.
+func (c *Control) changeProblems(b *board, l *problemList) {
+	for _, m := range b.in.State.Moves() {
+		if b.age(m.SinceMs) > slowMove {
+			why := c.loop.whyWaiting(Step{Shard: kv.ShardID(m.Shard)}.Key())
+			l.add(&metapb.Problem{Code: "move-slow", Severity: string(kv.SeverityWarning), Shard: m.Shard, Node: m.Add.GetNode(), SinceMs: m.SinceMs,
+				Summary: fmt.Sprintf("shard %d: %s takes long: %s", m.Shard, b.in.State.moveText(m), cmp.Or(why, moveDetail(b.in, m))),
+				Help:    "look into the logs of both nodes, or raise snapshot_rate: quorate config"})
+		}
+	}
+	for _, s := range b.in.State.Splits() {
+		if b.under(splitKey(s), s.SinceMs) > slowSplit {
+			why := c.loop.whyWaiting(Step{Shard: kv.ShardID(s.Shard)}.Key())
+			l.add(&metapb.Problem{Code: "split-slow", Severity: string(kv.SeverityWarning), Shard: s.Shard, SinceMs: s.SinceMs,
+				Summary: fmt.Sprintf("the split of shard %d takes long: %s", s.Shard, cmp.Or(why, "no leader of it has carried it out yet")),
+				Help:    fmt.Sprintf("nothing, if the shard has a leader: it is given up after %s", splitMax)})
+		}
+	}
+	for _, m := range b.in.State.Merges() {
+		if m.Stage != metapb.MergeStage_MERGE_ALIGNING && b.under(stageKey(m), m.StageSinceMs) > 2*b.in.Tuning.FreezeMax {
+			why := c.loop.whyWaiting(Step{Shard: kv.ShardID(m.Right)}.Key())
+			l.add(&metapb.Problem{Code: "merge-slow", Severity: string(kv.SeverityCritical), Shard: m.Right, SinceMs: m.StageSinceMs,
+				Summary: fmt.Sprintf("shard %d answers nothing while it is merged, and that takes long: %s", m.Right, cmp.Or(why, mergeDetail(m))),
+				Help:    fmt.Sprintf("more than half of the replicas of shards %d and %d have to run: quorate shards", m.Left, m.Right)})
+		}
+	}
 }
 
 func (b *board) nodeProblems(l *problemList) {
