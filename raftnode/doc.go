@@ -46,6 +46,9 @@
 //	    message leaves it, and it answers nothing. Then it stops.
 //	R13 A leader whose disk hangs is mute until the write returns, so that the
 //	    others elect a new leader. (hashicorp/raft #503, #614, #666)
+//	R14 Votes depend on terms and logs alone, never on whether the receiver knows
+//	    the candidate as a voter: its configuration may be the older one. Only over
+//	    a leader's head it has to.
 //
 // # Order of locks
 //
