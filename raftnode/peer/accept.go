@@ -128,22 +128,18 @@ func (t *TCP) refused(conn net.Conn, reason string, err error) {
 // welcome greets whoever dialled and serves it until the connection ends.
 func (t *TCP) welcome(conn net.Conn) {
 	release := t.closeWith(t.ctx, conn)
-	w := t.newWire(conn)
-	hello, version, err := t.greetBack(w)
-	t.door.greeted()
+	w, hello, version, err := t.greetBack(conn)
 	if err != nil {
-		release()
 		if t.ctx.Err() == nil {
-			reason := "malformed"
-			if no := (*refusalError)(nil); errors.As(err, &no) {
-				reason = no.reason.String()
-			}
-			t.refused(conn, reason, err)
+			t.refused(conn, reasonOf(err), err)
 		}
-		_ = conn.Close()
+		t.turnAway(conn, err)
+		release()
+		t.door.greeted()
 		t.door.leave(nil)
 		return
 	}
+	t.door.greeted()
 	c := newInConn(t, w, hello)
 	t.ins.add(c)
 	release()
@@ -151,7 +147,7 @@ func (t *TCP) welcome(conn net.Conn) {
 		_ = conn.Close() // it may have been closed already
 	}
 	if !hello.byAddress {
-		if old := t.door.enter(c); old != nil {
+		if old := t.door.enter(c); old != nil && !hello.renewal {
 			old.wire.close(closeReplaced, errRetired)
 		}
 	}
@@ -170,15 +166,23 @@ func (t *TCP) welcome(conn net.Conn) {
 	}
 }
 
-// greetBack reads a hello and answers it.
-func (t *TCP) greetBack(w *wire) (*greeting, uint16, error) {
-	_ = w.conn.SetDeadline(time.Now().Add(t.opts.Timing.Handshake))
+// greetBack secures a connection that was accepted, reads a hello and answers it.
+func (t *TCP) greetBack(conn net.Conn) (*wire, *greeting, uint16, error) {
+	_ = conn.SetDeadline(time.Now().Add(t.opts.Timing.Handshake))
+	cluster := t.opts.ClusterID() // certificate and greeting say the same
+	conn, err := t.secure(t.ctx, conn, cluster, false)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	w := t.newWire(conn)
 	hello, err := readHello(w.in)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, 0, err
 	}
-	cluster := t.opts.ClusterID()
 	version, no := judgeHello(hello, t.opts.Self, cluster)
+	if forged := judgeClaim(conn, hello); forged != nil {
+		no = forged
+	}
 	answer := t.greeting(greetWelcome, cluster)
 	answer.expected = hello.self
 	answer.class = hello.class
@@ -187,13 +191,13 @@ func (t *TCP) greetBack(w *wire) (*greeting, uint16, error) {
 	} else {
 		answer.versionMin, answer.versionMax = version, version
 	}
-	if _, err := w.conn.Write(appendGreeting(nil, answer)); err != nil {
-		return nil, 0, err
+	if _, err := conn.Write(appendGreeting(nil, answer)); err != nil {
+		return nil, nil, 0, err
 	}
 	if no != nil {
-		return nil, 0, no
+		return nil, nil, 0, no
 	}
-	return hello, version, w.conn.SetDeadline(time.Time{})
+	return w, hello, version, conn.SetDeadline(time.Time{})
 }
 
 // member reports whether a dialler that greeted with a cluster is known to be a

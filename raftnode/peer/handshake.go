@@ -28,6 +28,8 @@ const (
 	greetingBodyMax = 2048
 	greetingTextMax = 512
 
+	flagRenewal = 1
+
 	protocolMin = 1
 	protocolMax = 1
 )
@@ -46,6 +48,7 @@ type greeting struct {
 	advertise  string    // host:port where the sender is dialled
 	refusal    refusal
 	text       string // of a refusal
+	renewal    bool   // in a hello: the connection that this one replaces still drains
 }
 
 type greetingKind uint8
@@ -65,6 +68,8 @@ const (
 	refuseSelf
 	refuseNode
 	refuseCluster
+	refuseSecurity
+	refuseCertificate
 )
 
 func (r refusal) String() string {
@@ -77,6 +82,10 @@ func (r refusal) String() string {
 		return "unexpected_node"
 	case refuseCluster:
 		return "other_cluster"
+	case refuseSecurity:
+		return "not_tls"
+	case refuseCertificate:
+		return "other_certificate"
 	default:
 		return "unknown"
 	}
@@ -114,6 +123,11 @@ func appendGreeting(buf []byte, g *greeting) []byte {
 		buf = le.AppendUint16(buf, uint16(len(text)))
 		buf = append(buf, text...)
 	}
+	var flags byte
+	if g.renewal {
+		flags |= flagRenewal
+	}
+	buf = append(buf, flags)
 	le.PutUint16(buf[body-2:], uint16(len(buf)-body))
 	return le.AppendUint32(buf, crc32.Checksum(buf[start:], castagnoli))
 }
@@ -125,12 +139,12 @@ func readGreeting(r *bufio.Reader) (*greeting, error) {
 	head := make([]byte, headBytes)
 	if n, err := io.ReadFull(r, head); err != nil {
 		if n > 0 && !strings.HasPrefix(greetingMagic, string(head[:min(n, len(greetingMagic))])) {
-			return nil, malformed("not a Quorate peer")
+			return nil, notAPeer(head)
 		}
 		return nil, err
 	}
 	if string(head[:len(greetingMagic)]) != greetingMagic {
-		return nil, malformed("not a Quorate peer")
+		return nil, notAPeer(head)
 	}
 	length := int(binary.LittleEndian.Uint16(head[len(greetingMagic):]))
 	if length > greetingBodyMax {
@@ -145,6 +159,14 @@ func readGreeting(r *bufio.Reader) (*greeting, error) {
 		return nil, malformed("greeting checksum")
 	}
 	return parseGreeting(rest[:length])
+}
+
+// notAPeer says what the first bytes of a connection are instead of a greeting.
+func notAPeer(head []byte) error {
+	if head[0] == 0x16 && head[1] == 3 { // a handshake record of TLS
+		return malformed("the dialler speaks TLS, and this node has no cluster secret")
+	}
+	return malformed("not a Quorate peer")
 }
 
 func parseGreeting(body []byte) (*greeting, error) {
@@ -176,6 +198,9 @@ func parseGreeting(body []byte) (*greeting, error) {
 		if *text, body = string(body[:n]), body[n:]; !utf8.ValidString(*text) {
 			return nil, malformed("greeting text is not UTF-8")
 		}
+	}
+	if len(body) > 0 {
+		g.renewal = body[0]&flagRenewal != 0
 	}
 	if g.self == 0 || g.kind < greetHello || g.kind > greetRefusal || g.class >= classCount {
 		return nil, malformed("greeting kind %d, node %d, class %d", g.kind, g.self, g.class)

@@ -33,6 +33,8 @@ type inConn struct {
 	head    *incoming // the newest
 	count   int
 	stalled bool // the reader waits for room
+
+	revoked int64 // clock reading at which the connection was found to be; the keeper's
 }
 
 // incoming is a request that its handler has not answered.
@@ -208,6 +210,7 @@ func (c *inConn) check(now int64) {
 	}
 	c.mu.Unlock()
 	c.wire.check(now, c.tcp.opts.Timing.Dead)
+	c.review(now)
 }
 
 // inFlight gives how many requests are unanswered.

@@ -26,6 +26,8 @@ type link struct {
 
 	mu       sync.Mutex
 	conn     *outConn // the newest, nil if it has ended
+	next     *outConn // is to replace conn, once it is connected
+	renewAt  int64    // clock reading before which no other is dialled for that
 	failures int      // in a row
 	retryAt  int64    // clock reading before which nobody dials
 	lastErr  error    // why conn ended
@@ -85,6 +87,9 @@ func (l *link) get() (*outConn, error) {
 func (l *link) drop(c *outConn, lived time.Duration, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.next == c {
+		l.next = nil
+	}
 	if l.conn != c {
 		return
 	}

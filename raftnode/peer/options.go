@@ -26,6 +26,8 @@ type Options struct {
 	Listener net.Listener
 	// Dial opens connections; nil = plain TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
+	// Security secures every connection; nil = none is.
+	Security Security
 	// Directory finds a node's address. It must not block.
 	Directory func(kv.NodeID) (address string, ok bool)
 
@@ -45,6 +47,7 @@ type Timing struct {
 	Grace      time.Duration // past its deadline, for a handler to answer before the request is forgotten; 1 s
 	BackoffMin time.Duration // after the first failed dial; 20 ms
 	BackoffMax time.Duration // 1 s
+	Renew      time.Duration // an outdated connection works for at least so long, a revoked one for at most twice that; 5 s
 	Alarm      time.Duration // least time between two alarms about one peer; 500 ms
 }
 
@@ -107,6 +110,7 @@ func (o *Options) setDefaults() {
 	orDefault(&t.Grace, time.Second)
 	orDefault(&t.BackoffMin, 20*time.Millisecond)
 	orDefault(&t.BackoffMax, time.Second)
+	orDefault(&t.Renew, 5*time.Second)
 	orDefault(&t.Alarm, 500*time.Millisecond)
 	l := &o.Limits
 	orDefault(&l.QueueBytes, 32<<20)

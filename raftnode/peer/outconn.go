@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net"
 	"sync"
 	"time"
 
@@ -47,6 +46,8 @@ type outConn struct {
 	link    *link
 	tcp     *TCP
 	cluster string // as this node greeted
+	// replaces is the connection that this one is to replace, nil if there is none.
+	replaces *outConn
 
 	mu       sync.Mutex
 	wire     *wire // nil until connected
@@ -58,6 +59,9 @@ type outConn struct {
 	pingAt   int64     // clock reading when the next ping is due
 	ended    bool
 	retired  bool
+	drainBy  int64 // clock reading at which a replaced connection is closed, 0 = it is in use
+	revoked  int64 // clock reading at which it was found to be, 0 = never
+	madeAt   int64 // clock reading when it was connected
 }
 
 func newOutConn(l *link, cluster string) *outConn {
@@ -159,7 +163,7 @@ func (c *outConn) connect() (*wire, *greeting, error) {
 	ctx, cancel := context.WithTimeout(t.ctx, t.opts.Timing.Dial)
 	defer cancel()
 	hello := t.greeting(greetHello, c.cluster)
-	hello.class, hello.expected = c.link.class, c.link.to
+	hello.class, hello.expected, hello.renewal = c.link.class, c.link.to, c.replaces != nil
 	return t.dial(ctx, address, hello)
 }
 
@@ -178,9 +182,13 @@ func (c *outConn) serve(w *wire) error {
 	}
 	c.waiting, c.waitSize = nil, 0
 	c.wire = w
-	c.pingAt = c.tcp.clock() + int64(c.tcp.opts.Timing.Ping)
+	c.madeAt = c.tcp.clock()
+	c.pingAt = c.madeAt + int64(c.tcp.opts.Timing.Ping)
 	retired := c.retired
 	c.mu.Unlock()
+	if c.replaces != nil {
+		c.link.adopt(c)
+	}
 	if retired {
 		w.close(closeReplaced, errRetired)
 	}
@@ -308,6 +316,7 @@ func (c *outConn) check(now int64) {
 		_ = w.enqueue(frameHeader{kind: kindPing, id: uint64(now)}, nil, math.MaxInt)
 	}
 	w.check(now, t.Dead)
+	c.review(now, w)
 }
 
 // retire ends the connection because a newer one takes its place.
@@ -328,27 +337,5 @@ func (c *outConn) shutdown() {
 	c.mu.Unlock()
 	if w != nil {
 		w.close(closeShutdown, errShutdown)
-	}
-}
-
-// greet sends a hello over a new connection and judges the answer.
-func greet(conn net.Conn, w *wire, hello *greeting) (*greeting, error) {
-	if _, err := conn.Write(appendGreeting(nil, hello)); err != nil {
-		return nil, err
-	}
-	answer, err := readGreeting(w.in)
-	if err != nil {
-		return nil, err
-	}
-	switch answer.kind {
-	case greetRefusal:
-		return nil, &refusalError{reason: answer.refusal, by: answer.self, text: answer.text}
-	case greetWelcome:
-		if no := judgeWelcome(answer, hello); no != nil {
-			return nil, no
-		}
-		return answer, nil
-	default:
-		return nil, malformed("greeting kind %d from a listener", answer.kind)
 	}
 }

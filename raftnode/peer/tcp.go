@@ -345,15 +345,14 @@ func (t *TCP) dial(ctx context.Context, address string, hello *greeting) (*wire,
 		return nil, nil, err
 	}
 	release := t.closeWith(ctx, conn)
-	w := t.newWire(conn)
-	welcome, err := greet(conn, w, hello)
+	w, welcome, err := t.introduce(ctx, conn, hello)
 	release()
 	if err == nil && ctx.Err() != nil {
 		err = ctx.Err() // the connection may have been closed under us
 	}
 	if err != nil {
-		if no := (*refusalError)(nil); errors.As(err, &no) {
-			t.opts.Hooks.Refused(no.reason.String())
+		if reason := reasonOf(err); reason != "malformed" {
+			t.opts.Hooks.Refused(reason)
 		}
 		_ = conn.Close()
 		if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {

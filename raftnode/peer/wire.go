@@ -38,6 +38,7 @@ var (
 //  3. After close or fail, nothing is enqueued any more.
 type wire struct {
 	conn   net.Conn
+	secure Secured // conn, nil if it is not secured
 	class  Class
 	in     *bufio.Reader
 	meter  *meter
@@ -98,8 +99,10 @@ func (m *meter) Read(p []byte) (int, error) {
 func (t *TCP) newWire(conn net.Conn) *wire {
 	m := &meter{conn: conn, clock: t.clock}
 	m.last.Store(t.clock())
+	secure, _ := conn.(Secured)
 	return &wire{
 		conn:   conn,
+		secure: secure,
 		in:     bufio.NewReaderSize(m, wireReadBytes),
 		meter:  m,
 		hooks:  &t.opts.Hooks,
@@ -235,7 +238,9 @@ func (w *wire) flush(segments [][]byte, frames int) bool {
 // push writes segments with one call to the system where that is possible.
 func (w *wire) push(segments [][]byte) (err error) {
 	w.writeSince.Store(w.meter.clock())
-	if len(segments) == 1 {
+	if w.secure != nil {
+		err = w.secure.WriteAll(segments)
+	} else if len(segments) == 1 {
 		_, err = w.conn.Write(segments[0])
 	} else {
 		bufs := append(net.Buffers(nil), segments...) // WriteTo consumes it
