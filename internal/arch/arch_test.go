@@ -32,6 +32,7 @@ var arrows = map[string][]string{
 	"client":                {"kv"},
 	"metrics":               {"kv"},
 	"internal/arch":         {},
+	"internal/pki":          {"kv"},
 	"internal/faultfs":      {},
 	"internal/simnet":       {"kv", "raftnode/peer"},
 	"internal/bench":        {"kv", "client", "internal/bench"},

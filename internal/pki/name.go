@@ -1,0 +1,82 @@
+package pki
+
+import (
+	"crypto/x509"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/quorate-db/quorate/kv"
+)
+
+// Role says what a certificate is for. One of a role is refused where another is
+// expected, whoever signed it.
+type Role string
+
+const (
+	// RoleNode is for peer traffic, at both ends.
+	RoleNode Role = "node"
+	// RoleWeb is for the server of clients.
+	RoleWeb Role = "web"
+	// RoleClient is for a client. Nothing takes it as proof of who that is.
+	RoleClient Role = "client"
+)
+
+func (r Role) usage() []x509.ExtKeyUsage {
+	switch r {
+	case RoleNode:
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	case RoleWeb:
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	default:
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	}
+}
+
+// Name is who a certificate says its holder is. In a certificate it is a URI:
+// quorate://CLUSTER/ROLE/ID.
+type Name struct {
+	Cluster string // "" = the node is in no cluster yet
+	Role    Role
+	Node    kv.NodeID
+}
+
+const uriScheme = "quorate"
+
+func (n Name) uri() *url.URL {
+	return &url.URL{Scheme: uriScheme, Host: n.Cluster, Path: "/" + string(n.Role) + "/" + n.Node.String()}
+}
+
+// String gives the URI.
+func (n Name) String() string { return n.uri().String() }
+
+func (n Name) common() string { return "quorate " + string(n.Role) + " " + n.Node.String() }
+
+// nameIn reads the one name of ours in a certificate.
+func nameIn(cert *x509.Certificate) (Name, error) {
+	var found []*url.URL
+	for _, u := range cert.URIs {
+		if u.Scheme == uriScheme {
+			found = append(found, u)
+		}
+	}
+	if len(found) != 1 {
+		return Name{}, fmt.Errorf("the certificate holds %d names of the form %s://CLUSTER/ROLE/ID, want one", len(found), uriScheme)
+	}
+	u := found[0]
+	role, id, ok := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	node, err := kv.ParseNodeID(id)
+	if !ok || err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
+		return Name{}, fmt.Errorf("the certificate's name %q is not of the form %s://CLUSTER/ROLE/ID", clip(u.String()), uriScheme)
+	}
+	return Name{Cluster: u.Host, Role: Role(role), Node: node}, nil
+}
+
+// clip bounds text of strangers.
+func clip(text string) string {
+	const most = 200
+	if len(text) > most {
+		return text[:most] + "…"
+	}
+	return text
+}

@@ -1,0 +1,216 @@
+package pki
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/raftnode/peer"
+)
+
+// quick shortens what a rotation takes.
+func quick(o *peer.Options) {
+	o.Timing.Renew = 100 * time.Millisecond
+	o.Timing.Ping = 20 * time.Millisecond // the keeper looks as often
+}
+
+// load asks without a pause until stop is called, which gives how many calls were
+// made and the first that failed.
+func load(t *testing.T, m peer.Mesh, to kv.NodeID) (made *atomic.Int64, stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	made = new(atomic.Int64)
+	failed := make(chan error, 1)
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				text := fmt.Sprintf("%d/%d", w, made.Add(1))
+				callCtx, end := context.WithTimeout(t.Context(), patience)
+				got, err := peer.Call(callCtx, m, to, peer.MethodTerms, []byte(text))
+				end()
+				if err == nil && string(got) != text {
+					err = fmt.Errorf("asked %s, was answered %q", text, got)
+				}
+				if err != nil {
+					select {
+					case failed <- err:
+					default:
+					}
+				}
+			}
+		})
+	}
+	return made, func() error {
+		cancel()
+		wg.Wait()
+		select {
+		case err := <-failed:
+			return err
+		default:
+			return nil
+		}
+	}
+}
+
+// connections gives how many connections of a node have ended.
+func (n *network) ended(id kv.NodeID) int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.closed[id]
+}
+
+// TestRotation replaces the secret of two nodes that talk without a pause, several
+// times: no call fails, nobody is thought to be gone, and the old secret is of no use
+// afterwards.
+func TestRotation(t *testing.T) {
+	old := NewSecret()
+	one, two := ringOf(t, old), ringOf(t, old)
+	n := newNetwork()
+	a := n.start(t, 1, security{one}, quick)
+	b := n.start(t, 2, security{two}, quick)
+	made, stop := load(t, a, 2)
+	_, stopBack := load(t, b, 1)
+	defer func() {
+		if t.Failed() {
+			n.dump(t)
+		}
+	}()
+	for range 3 {
+		next := NewSecret()
+		for step, secrets := range [][]Secret{{old, next}, {next, old}, {next}} {
+			for _, k := range []*Keyring{one, two} {
+				ended := n.ended(1)
+				if err := k.Replace(secrets); err != nil {
+					t.Fatal(err)
+				}
+				if step == 1 { // that of the nodes which now mints with the new one replaces its connections
+					eventually(t, "connections replaced", func() bool { return n.ended(1) > ended })
+				}
+				before := made.Load()
+				eventually(t, "calls go on", func() bool { return made.Load() > before+50 })
+			}
+		}
+		old = next
+	}
+	for _, err := range []error{stop(), stopBack()} {
+		if err != nil {
+			t.Errorf("a call failed: %v", err)
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.alarms != 0 {
+		t.Errorf("%d alarms of a node that is gone", n.alarms)
+	}
+}
+
+// TestRemovedSecretEnds: a node that was not given the new secret is cut off, at both
+// ends of what it had dialled and of what it had accepted.
+func TestRemovedSecretEnds(t *testing.T) {
+	secret := NewSecret()
+	one := ringOf(t, secret)
+	n := newNetwork()
+	a := n.start(t, 1, security{one}, quick)
+	b := n.start(t, 2, security{ringOf(t, secret)}, quick)
+	for _, err := range []error{call(t, a, 2, peer.MethodTerms, "x"), call(t, b, 1, peer.MethodTerms, "x")} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := one.Replace([]Secret{NewSecret()}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both connections ended", func() bool { return n.ended(1) == 2 && n.ended(2) == 2 })
+	for _, err := range []error{call(t, a, 2, peer.MethodTerms, "x"), call(t, b, 1, peer.MethodTerms, "x")} {
+		if err == nil {
+			t.Fatal("still let in")
+		}
+	}
+}
+
+// tap listens before a node and keeps every byte that passes, either way.
+type tap struct {
+	mu   sync.Mutex
+	seen bytes.Buffer
+}
+
+// Write keeps.
+func (p *tap) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.seen.Write(b)
+}
+
+func (p *tap) holds(text string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return bytes.Contains(p.seen.Bytes(), []byte(text))
+}
+
+func (p *tap) listen(t *testing.T, to string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			out, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = in.Close()
+				continue
+			}
+			for _, way := range [][2]net.Conn{{in, out}, {out, in}} {
+				wg.Go(func() {
+					_, _ = io.Copy(way[0], io.TeeReader(way[1], p))
+					_ = in.Close()
+					_ = out.Close()
+				})
+			}
+		}
+	})
+	t.Cleanup(func() { _ = l.Close(); wg.Wait() })
+	return l.Addr().String()
+}
+
+// TestNothingIsReadableOnTheWire: a value, a node's id and the cluster's pass a tap
+// and are not in what it kept; without security all of them are.
+func TestNothingIsReadableOnTheWire(t *testing.T) {
+	const canary = "canary-5f1d9a-value"
+	s := security{ringOf(t, NewSecret())}
+	for name, sec := range map[string]peer.Security{"secured": s, "plain": nil} {
+		t.Run(name, func(t *testing.T) {
+			n := newNetwork()
+			p := &tap{}
+			b := n.start(t, 2, sec, inClusterOf("canary-cluster"))
+			_ = b
+			n.addresses[2] = p.listen(t, n.addresses[2])
+			a := n.start(t, 1, sec, inClusterOf("canary-cluster"))
+			for _, size := range []int{1, 100, 5000, 100_000} {
+				text := canary + string(bytes.Repeat([]byte("x"), size)) + canary
+				if err := call(t, a, 2, peer.MethodTerms, text); err != nil {
+					t.Fatal(err)
+				}
+			}
+			a.Close() // whose connections go through the tap
+			for _, text := range []string{canary, "canary-cluster"} {
+				if p.holds(text) != (sec == nil) {
+					t.Errorf("%q was seen: %t", text, p.holds(text))
+				}
+			}
+		})
+	}
+}
