@@ -57,6 +57,8 @@ func newStatus(m *Metrics) *status {
 
 func clusterReadings() []reading[Snapshot] {
 	return []reading[Snapshot]{
+		gaugeOf("quorate_insecure", "Whether this node was allowed to listen beyond loopback without a cluster secret, and has none.",
+			func(s *Snapshot) float64 { return asNumber(s.Insecure) }),
 		gaugeOf("quorate_cluster_shards", "Data shards of the cluster as this node knows them.",
 			func(s *Snapshot) float64 { return float64(s.Cluster.Shards) }),
 		gaugeOf("quorate_cluster_shards_with_leader", "Data shards that have a leader as far as this node knows.",

@@ -25,6 +25,8 @@ type devOptions struct {
 	founding          foundingFlags
 	foundingArgs      []string // for serve
 	nodesGiven        bool     // --nodes was
+	insecure          bool
+	ownSecret         bool // the environment has one
 }
 
 const (
@@ -47,7 +49,10 @@ func devCommand(env lookupEnv) *cobra.Command {
 Ctrl-C stops it. The data is temporary unless --data-dir is given; with it, the
 next start finds the data again, with all nodes that were added meanwhile. Kill a node
 to see the others go on; you are told the command that starts it again. Add one
-with 'quorate dev add-node', take one away with 'quorate nodes remove'.`,
+with 'quorate dev add-node', take one away with 'quorate nodes remove'.
+
+Traffic between the nodes is encrypted, with a secret that is made in the data
+directory; --insecure leaves that out.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := o.founding.settings(cmd.Flags()); err != nil {
@@ -55,6 +60,8 @@ with 'quorate dev add-node', take one away with 'quorate nodes remove'.`,
 			}
 			o.foundingArgs = o.founding.args(cmd.Flags())
 			o.nodesGiven = cmd.Flags().Changed("nodes")
+			secret, _ := env(secretEnv)
+			o.ownSecret = secret != "" // which the nodes inherit
 			return runDev(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -65,6 +72,7 @@ with 'quorate dev add-node', take one away with 'quorate nodes remove'.`,
 	f.IntVar(&o.replicationFactor, "replication-factor", 0, "copies of each shard (default: 3, or as many as there are nodes)")
 	f.StringVar(&o.dataDir, "data-dir", "", "folder to keep the data in (default: a temporary one)")
 	f.StringSliceVar(&o.zones, "zones", nil, "zones to spread the nodes over, in turn")
+	f.BoolVar(&o.insecure, "insecure", false, "do not secure the traffic between the nodes")
 	o.founding.addTo(f)
 	o.founding.deadGrace = devDeadGrace
 	f.Lookup("dead-grace").DefValue = devDeadGrace.String()

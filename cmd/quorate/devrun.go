@@ -71,6 +71,10 @@ func newDevCluster(o devOptions, dir, binary string, out, talk io.Writer) (*devC
 			fmt.Fprintf(talk, "the cluster in %s has %d nodes already\n", dir, n)
 		}
 	}
+	secretArgs, err := d.secretArgs()
+	if err != nil {
+		return nil, err
+	}
 	d.cluster = localcluster.New(localcluster.Options{
 		Binary:            binary,
 		Nodes:             record.Founders,
@@ -80,7 +84,7 @@ func newDevCluster(o devOptions, dir, binary string, out, talk io.Writer) (*devC
 		Shards:            o.shards,
 		ReplicationFactor: o.replicationFactor,
 		Zones:             o.zones,
-		ExtraArgs:         o.foundingArgs,
+		ExtraArgs:         append(secretArgs, o.foundingArgs...),
 	})
 	for i := d.cluster.Count(); i < len(record.Nodes); i++ {
 		d.addNode(record.Nodes[i].Zone)

@@ -97,7 +97,7 @@ func (o *foundingFlags) settings(f *pflag.FlagSet) (kv.ClusterConfig, error) {
 	return c, nil
 }
 
-func serveCommand() *cobra.Command {
+func serveCommand(env lookupEnv) *cobra.Command {
 	var o serveOptions
 	cmd := &cobra.Command{
 		Use:   "serve",
@@ -109,12 +109,20 @@ them) and --expect (how many there are): the owner of the first address founds
 the cluster when all have answered. Later, the same command line starts the node
 again; a new node needs --join with any member's address.
 
+Give every node of a cluster the same --cluster-secret-file, made once with 'quorate
+secret new --out FILE': all traffic between nodes is encrypted then, and nodes
+without the secret are refused. The secret may also be in QUORATE_CLUSTER_SECRET.
+The file is read again when it changes and at SIGHUP.
+
 Flags that begin with "new cluster" count only where this node founds it. Later the
 same settings are changed with 'quorate config set'.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
 			if o.config.Cluster, err = o.founding.settings(cmd.Flags()); err != nil {
+				return usageError{err}
+			}
+			if o.config.Security.Secrets, err = secretsFromEnv(env); err != nil {
 				return usageError{err}
 			}
 			return runServe(cmd.Context(), o, cmd.InOrStdin(), cmd.ErrOrStderr())
@@ -135,7 +143,8 @@ same settings are changed with 'quorate config set'.`,
 	f.IntVar(&c.Initial.ReplicationFactor, "replication-factor", 3, "new cluster: copies of each shard, 1 to 7")
 	o.founding.addTo(f)
 	f.StringVar(&c.Log, "log", "shared", "raft log of data shards: shared (one store for all) or bolt (a file for each)")
-	f.BoolVar(&c.Insecure, "insecure", false, "allow listening beyond loopback although there is no security yet")
+	f.StringVar(&c.Security.SecretFile, "cluster-secret-file", "", "file with the secret that all nodes share, for its owner alone; several lines: the first is in use, all are accepted")
+	f.BoolVar(&c.Security.Insecure, "insecure", false, "allow listening beyond loopback without a cluster secret")
 	f.DurationVar(&c.Timing.Heartbeat, "heartbeat-timeout", server.DefaultTiming.Heartbeat, "a follower that hears nothing for this long starts an election")
 	f.DurationVar(&c.Timing.Election, "election-timeout", server.DefaultTiming.Election, "an election that is not won in this time starts anew")
 	f.DurationVar(&c.Timing.Retention, "retention", server.DefaultTiming.Retention, "how long old versions of a key are kept")

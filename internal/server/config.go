@@ -34,7 +34,7 @@ type Config struct {
 	Cluster kv.ClusterConfig
 
 	Log      string // raft log of data shards: "shared" or "bolt"
-	Insecure bool   // listening beyond loopback without security is wanted
+	Security Security
 	Timing   Timing
 }
 
@@ -124,7 +124,7 @@ func (c Config) Validate() error {
 	if c.DataDir == "" {
 		errs = append(errs, errors.New("--data-dir: a data directory is needed"))
 	}
-	errs = append(errs, c.HTTP.validate("http", c.Insecure), c.Peer.validate("peer", c.Insecure))
+	errs = append(errs, c.Security.validate(), c.HTTP.validate("http", c.Security), c.Peer.validate("peer", c.Security))
 	for _, address := range c.Join {
 		if _, err := hostPort(address, true); err != nil {
 			errs = append(errs, fmt.Errorf("--join: %w", err))
@@ -153,14 +153,14 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-func (a Address) validate(flag string, insecure bool) error {
+func (a Address) validate(flag string, s Security) error {
 	host, err := hostPort(a.Listen, false)
 	if err != nil {
 		return fmt.Errorf("--%s-listen: %w", flag, err)
 	}
-	if !insecure && !loopback(host) {
-		return fmt.Errorf("--%s-listen %s: anyone who reaches this address could read and write everything; "+
-			"say --insecure if the network is yours alone", flag, a.Listen)
+	if !s.secured() && !s.Insecure && !loopback(host) {
+		return fmt.Errorf("--%s-listen %s: anyone who reaches this address could read and write everything: give every node "+
+			"the same --cluster-secret-file ('quorate secret new --out FILE' makes it), or say --insecure if the network is yours alone", flag, a.Listen)
 	}
 	advertised, err := hostPort(a.Advertise, true)
 	if err != nil {

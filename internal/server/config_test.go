@@ -25,7 +25,7 @@ func TestConfigRefuses(t *testing.T) {
 		"--http-listen":        func(c *Config) { c.HTTP.Listen = "7001" },
 		"--insecure":           func(c *Config) { c.HTTP.Listen = ":7001" },
 		"--peer-listen":        func(c *Config) { c.Peer.Listen = "0.0.0.0:7101" },
-		"--peer-advertise":     func(c *Config) { c.Insecure, c.Peer.Advertise = true, "0.0.0.0:7101" },
+		"--peer-advertise":     func(c *Config) { c.Security.Insecure, c.Peer.Advertise = true, "0.0.0.0:7101" },
 		"--http-advertise":     func(c *Config) { c.HTTP.Advertise = ":7001" },
 		"--join":               func(c *Config) { c.Join = []string{"nohost"} },
 		"--expect":             func(c *Config) { c.Expect = 3 },

@@ -7,9 +7,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/quorate-db/quorate/httpd"
+	"github.com/quorate-db/quorate/internal/pki"
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/metrics"
 	"github.com/quorate-db/quorate/raftnode/peer"
@@ -21,14 +25,18 @@ import (
 func Run(ctx context.Context, config Config, log *slog.Logger) error {
 	p := &process{config: config, log: log}
 	p.meter = p.newMetrics()
+	follower, err := p.secure()
+	if err != nil {
+		return err
+	}
 	listeners, err := p.listen(ctx)
 	if err != nil {
 		return err
 	}
-	if config.Insecure {
-		log.Warn("this node is not secured: whoever reaches its ports can read and write everything",
-			"http", config.HTTP.Listen, "peer", config.Peer.Listen)
-	}
+	hurry := make(chan os.Signal, 1)
+	signal.Notify(hurry, syscall.SIGHUP)
+	defer signal.Stop(hurry)
+	defer follow(ctx, follower, hurry)()
 	node, err := Open(ctx, config, World{
 		FS:     engine.DiskFS(),
 		OnDisk: true,
@@ -49,7 +57,25 @@ type process struct {
 	config Config
 	log    *slog.Logger
 	meter  *metrics.Metrics
+	ring   *pki.Keyring // nil: there is no cluster secret
 	node   *Node
+}
+
+// secure reads the secrets and says how the node is protected.
+func (p *process) secure() (*pki.Follower, error) {
+	ring, follower, err := p.config.Security.keyring(p.log)
+	if err != nil {
+		return nil, err
+	}
+	p.ring = ring
+	switch {
+	case ring != nil:
+		p.log.Info("peer traffic is secured", "secret", ring.IDs()[0], "accepted", ring.IDs())
+	case p.config.Security.open():
+		p.log.Warn("THIS NODE IS NOT SECURED: whoever reaches its ports can read and write everything",
+			"http", p.config.HTTP.Listen, "peer", p.config.Peer.Listen, "help", "quorate secret new")
+	}
+	return follower, nil
 }
 
 type listeners struct{ http, peer net.Listener }
@@ -90,7 +116,7 @@ func (p *process) mesh(l net.Listener) func(*Identity, func(kv.NodeID) (string, 
 				told(info)
 			}
 		}
-		return peer.New(peer.Options{
+		o := peer.Options{
 			Self:      id.Node(),
 			ClusterID: id.ClusterID,
 			Advertise: p.config.Peer.Advertise,
@@ -98,7 +124,11 @@ func (p *process) mesh(l net.Listener) func(*Identity, func(kv.NodeID) (string, 
 			Directory: lookup,
 			Logger:    p.log,
 			Hooks:     hooks,
-		})
+		}
+		if p.ring != nil {
+			o.Security = peerSecurity{p.ring}
+		}
+		return peer.New(o)
 	}
 }
 
@@ -106,7 +136,7 @@ func (p *process) mesh(l net.Listener) func(*Identity, func(kv.NodeID) (string, 
 // edge first, while the node can still answer what is under way.
 func (p *process) serve(ctx context.Context, l net.Listener) error {
 	edge := httpd.New(httpd.Options{
-		Admin:   p.node.Control(),
+		Admin:   admin{p.node.Control(), p.node},
 		Data:    p.node.Router(),
 		Cluster: clusterViews{p.node.Control()},
 		Health:  health{p.node},

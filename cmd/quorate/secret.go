@@ -1,0 +1,108 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/quorate-db/quorate/internal/pki"
+)
+
+// secretEnv holds a cluster secret by value. It is no flag, because whoever lists
+// processes sees those.
+const secretEnv = envPrefix + "CLUSTER_SECRET"
+
+// secretsFromEnv gives the secrets in the environment, none if the variable is empty.
+func secretsFromEnv(env lookupEnv) ([]pki.Secret, error) {
+	text, _ := env(secretEnv)
+	if text == "" {
+		return nil, nil
+	}
+	secrets, err := pki.ParseSecrets(text)
+	if err != nil {
+		return nil, fmt.Errorf("environment variable %s: %w", secretEnv, err)
+	}
+	return secrets, nil
+}
+
+func secretCommand(lookupEnv) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "secret",
+		Short: "Make the secret that all nodes of a cluster share",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(secretNewCommand(), secretIDCommand())
+	return cmd
+}
+
+func secretNewCommand() *cobra.Command {
+	var out string
+	var keep bool
+	cmd := &cobra.Command{
+		Use:   "new",
+		Short: "Make a cluster secret",
+		Long: `Make a cluster secret and print it, or write it to a file that only you may read.
+
+Copy it to every machine and start the nodes with --cluster-secret-file. Whoever
+has it can be a node of the cluster. To replace it without a stop, see
+docs/SECURITY.md.`,
+		Example: "  quorate secret new --out cluster.secret",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s := pki.NewSecret()
+			if out == "" {
+				if keep {
+					return usagef("--keep goes with --out")
+				}
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), s.Reveal())
+				return err
+			}
+			err := pki.WriteSecret(out, s)
+			if errors.Is(err, os.ErrExist) {
+				return keepSecret(cmd, out, keep)
+			}
+			if err == nil {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%s holds cluster secret %s\n", out, s.ID())
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&out, "out", "", "file to write, with mode 0600; it must not exist")
+	cmd.Flags().BoolVar(&keep, "keep", false, "with --out: if there is a file with a secret already, that is fine")
+	return cmd
+}
+
+// keepSecret judges a file that was there already.
+func keepSecret(cmd *cobra.Command, path string, keep bool) error {
+	if !keep {
+		return fmt.Errorf("%s exists already; nothing was written", path)
+	}
+	secrets, err := pki.ReadSecrets(path)
+	if err == nil {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%s holds cluster secret %s already\n", path, secrets[0].ID())
+	}
+	return err
+}
+
+func secretIDCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "id FILE",
+		Short: "Print the ids of the secrets in a file, as logs name them",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			secrets, err := pki.ReadSecrets(args[0])
+			if err != nil {
+				return err
+			}
+			for _, s := range secrets {
+				if _, err := fmt.Fprintln(cmd.OutOrStdout(), s.ID()); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/quorate-db/quorate/internal/pki"
+)
+
+// runWith runs the command line with an environment of its own.
+func runWith(t *testing.T, env map[string]string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, talk strings.Builder
+	code = run(t.Context(), args, streams{strings.NewReader(""), &out, &talk}, func(name string) (string, bool) {
+		v, ok := env[name]
+		return v, ok
+	})
+	return code, out.String(), talk.String()
+}
+
+func TestSecretCommand(t *testing.T) {
+	code, printed, _ := runWith(t, nil, "secret", "new")
+	s, err := pki.ParseSecret(printed)
+	if code != exitOK || err != nil {
+		t.Fatalf("%d, %v", code, err)
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	code, printed, talk := runWith(t, nil, "secret", "new", "--out", path)
+	if code != exitOK || printed != "" {
+		t.Fatalf("%d, %q", code, printed)
+	}
+	secrets, err := pki.ReadSecrets(path)
+	if err != nil || secrets[0] == s || strings.Contains(talk, secrets[0].Reveal()) || !strings.Contains(talk, secrets[0].ID()) {
+		t.Fatalf("%v, %s", err, talk)
+	}
+	if code, _, talk := runWith(t, nil, "secret", "new", "--out", path); code != exitFailure || !strings.Contains(talk, "exists already") {
+		t.Errorf("again: %d, %s", code, talk)
+	}
+	if code, _, _ := runWith(t, nil, "secret", "new", "--out", path, "--keep"); code != exitOK {
+		t.Errorf("again, with --keep: %d", code)
+	}
+	if again, err := pki.ReadSecrets(path); err != nil || again[0] != secrets[0] {
+		t.Errorf("the file has changed: %v", err)
+	}
+	if code, printed, _ := runWith(t, nil, "secret", "id", path); code != exitOK || strings.TrimSpace(printed) != secrets[0].ID() {
+		t.Errorf("id: %d, %q", code, printed)
+	}
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, _ := runWith(t, nil, "secret", "new", "--out", path, "--keep"); code != exitFailure {
+		t.Errorf("kept a file without a secret: %d", code)
+	}
+}
+
+// TestServeRefusesBadSecrets: with the reason, and never by starting without.
+func TestServeRefusesBadSecrets(t *testing.T) {
+	dir := t.TempDir()
+	good, open, broken := filepath.Join(dir, "good"), filepath.Join(dir, "open"), filepath.Join(dir, "broken")
+	text := pki.NewSecret().Reveal()
+	for path, content := range map[string]string{good: text, open: text, broken: text[:30]} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(open, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		env  map[string]string
+		file string
+		want string
+	}{
+		"for others to read": {nil, open, "chmod 600"},
+		"misspelt":           {nil, broken, "copied whole"},
+		"missing":            {nil, filepath.Join(dir, "none"), "no such file"},
+		"two sources":        {map[string]string{secretEnv: text}, good, "give one of them"},
+		"bad environment":    {map[string]string{secretEnv: text[:30]}, "", secretEnv},
+	} {
+		args := []string{"serve", "--data-dir", filepath.Join(dir, "data"), "--http-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0"}
+		if c.file != "" {
+			args = append(args, "--cluster-secret-file", c.file)
+		}
+		code, _, talk := runWith(t, c.env, args...)
+		if code == exitOK || !strings.Contains(talk, c.want) {
+			t.Errorf("%s: %d, %s", name, code, talk)
+		}
+		if strings.Contains(talk, text[8:24]) {
+			t.Errorf("%s: shows the secret: %s", name, talk)
+		}
+	}
+}
