@@ -31,6 +31,8 @@ type Options struct {
 	ReplicationFactor int
 	Zones             []string // zone of node i is Zones[(i-1) % len]; empty = none
 	ExtraArgs         []string // appended to every `serve`
+	// NodeArgs gives what is appended to the `serve` of node i alone; nil = nothing.
+	NodeArgs func(i int) []string
 }
 
 // Cluster is a set of processes. Its methods are safe for concurrent use.
@@ -108,7 +110,8 @@ func (c *Cluster) Endpoints() []string {
 	return urls
 }
 
-func (c *Cluster) peerAddress(i int) string {
+// PeerAddress gives host:port where node i listens for other nodes.
+func (c *Cluster) PeerAddress(i int) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(c.opts.PeerPort+i-1))
 }
 
@@ -122,14 +125,14 @@ func (c *Cluster) LogPath(i int) string { return filepath.Join(c.opts.DataDir, N
 func (c *Cluster) Args(i int) []string {
 	join := make([]string, c.opts.Nodes)
 	for k := range join {
-		join[k] = c.peerAddress(k + 1)
+		join[k] = c.PeerAddress(k + 1)
 	}
 	args := []string{
 		"serve",
 		"--name", Name(i),
 		"--data-dir", filepath.Join(c.opts.DataDir, Name(i)),
 		"--http-listen", c.HTTPAddress(i),
-		"--peer-listen", c.peerAddress(i),
+		"--peer-listen", c.PeerAddress(i),
 		"--join", strings.Join(join, ","),
 		"--expect", strconv.Itoa(c.opts.Nodes),
 		"--shards", strconv.Itoa(c.opts.Shards),
@@ -139,6 +142,9 @@ func (c *Cluster) Args(i int) []string {
 		args = append(args, "--zone", c.opts.Zones[(i-1)%n])
 	}
 	args = append(args, c.opts.ExtraArgs...)
+	if c.opts.NodeArgs != nil {
+		args = append(args, c.opts.NodeArgs(i)...)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append(args, c.extra[i-1]...)

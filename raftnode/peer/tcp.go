@@ -35,6 +35,7 @@ type TCP struct {
 	ins      registry[*inConn]
 	keeper   keeper
 	door     door
+	told     told
 	segments segmentPool
 
 	mu       sync.RWMutex
@@ -287,6 +288,7 @@ func (t *TCP) ask(ctx context.Context, address string, m Method, req []byte) (kv
 	w, welcome, err := t.dial(dialCtx, address, hello)
 	stopped()
 	if err != nil {
+		t.told.warn(t, address, err)
 		code, from := kv.CodeUnavailable, kv.NodeID(0)
 		if no := (*refusalError)(nil); errors.As(err, &no) {
 			if from = no.by; no.reason == refuseSelf {

@@ -27,6 +27,7 @@ type Shape struct {
 	DataDir           string
 	Zones             []string // of node i: Zones[(i-1) % len]; empty = none
 	Args              []string // for every node
+	NodeArgs          func(c *Cluster, i int) []string // for node i
 }
 
 // Cluster is a cluster of real processes under test.
@@ -60,13 +61,15 @@ func Describe(t testing.TB, binary string, s Shape) *Cluster {
 	}
 	room := s.Nodes + s.Spare
 	first := FreePorts(t, 2*room, 0)
-	c := &Cluster{
-		Cluster: localcluster.New(localcluster.Options{
-			Binary: binary, Nodes: s.Nodes, HTTPPort: first, PeerPort: first + room, DataDir: s.DataDir,
-			Shards: s.Shards, ReplicationFactor: s.ReplicationFactor, Zones: s.Zones, ExtraArgs: s.Args,
-		}),
-		Size: s.Nodes, room: room, DataDir: s.DataDir, stopped: map[int]int{},
+	c := &Cluster{Size: s.Nodes, room: room, DataDir: s.DataDir, stopped: map[int]int{}}
+	o := localcluster.Options{
+		Binary: binary, Nodes: s.Nodes, HTTPPort: first, PeerPort: first + room, DataDir: s.DataDir,
+		Shards: s.Shards, ReplicationFactor: s.ReplicationFactor, Zones: s.Zones, ExtraArgs: s.Args,
 	}
+	if s.NodeArgs != nil {
+		o.NodeArgs = func(i int) []string { return s.NodeArgs(c, i) }
+	}
+	c.Cluster = localcluster.New(o)
 	c.admin = c.Client(t, client.Config{})
 	t.Cleanup(func() { c.end(t) })
 	return c
