@@ -9,6 +9,7 @@
 FROM scratch AS prebuilt
 COPY bin/quorate /quorate
 COPY --chown=65532:65532 deploy/docker/data/ /data/
+COPY --chown=65532:65532 deploy/docker/data/ /secret/
 USER 65532:65532
 VOLUME /data
 EXPOSE 7001 7101
@@ -28,6 +29,7 @@ RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.release=${VERSION}"
 FROM scratch
 COPY --from=build /quorate /quorate
 COPY --chown=65532:65532 deploy/docker/data/ /data/
+COPY --chown=65532:65532 deploy/docker/data/ /secret/
 USER 65532:65532
 VOLUME /data
 EXPOSE 7001 7101

@@ -67,8 +67,15 @@ func testConfinement(t *testing.T, c *compose) {
 			!slices.Equal(got.HostConfig.CapDrop, []string{"ALL"}) || !slices.Contains(got.HostConfig.SecurityOpt, "no-new-privileges:true") {
 			t.Errorf("%s: user %q, %+v", c.container(i), got.Config.User, got.HostConfig)
 		}
-		if len(got.Mounts) != 1 || got.Mounts[0].Type != "volume" || got.Mounts[0].Destination != "/data" {
-			t.Errorf("%s: mounts %+v, want a volume at /data only", c.container(i), got.Mounts)
+		slices.SortFunc(got.Mounts, func(a, b mount) int { return strings.Compare(a.Destination, b.Destination) })
+		want := []mount{{"volume", "/data", true}, {"volume", "/secret", false}}
+		if !slices.Equal(got.Mounts, want) {
+			t.Errorf("%s: mounts %+v, want %+v", c.container(i), got.Mounts, want)
+		}
+		for _, env := range got.Config.Env {
+			if strings.Contains(env, "qsec1_") || strings.HasPrefix(env, "QUORATE_INSECURE") {
+				t.Errorf("%s: environment %q", c.container(i), env)
+			}
 		}
 		for port, bindings := range got.NetworkSettings.Ports {
 			for _, b := range bindings {

@@ -180,7 +180,10 @@ func (c *compose) endpoints() []string {
 
 // inspected is what the tests look at in `docker inspect`.
 type inspected struct {
-	Config     struct{ User string }
+	Config struct {
+		User string
+		Env  []string
+	}
 	HostConfig struct {
 		ReadonlyRootfs bool
 		Privileged     bool
@@ -191,10 +194,16 @@ type inspected struct {
 		Status string
 		Health struct{ Status string }
 	}
-	Mounts          []struct{ Type, Destination string }
+	Mounts          []mount
 	NetworkSettings struct {
 		Ports map[string][]struct{ HostIP string }
 	}
+}
+
+// mount is what a container sees of the world outside.
+type mount struct {
+	Type, Destination string
+	RW                bool
 }
 
 func (c *compose) inspect(ctx context.Context, i int) (inspected, error) {

@@ -99,11 +99,11 @@ func (c *compose) add(t *testing.T, i int) string {
 	})
 	args := []string{"run", "-d", "--name", c.container(i), "--hostname", name, "--network", c.name + "_cluster", "--network-alias", name,
 		"--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true",
-		"-p", fmt.Sprintf("127.0.0.1:%d:7001", port), "-v", volume + ":/data"}
+		"-p", fmt.Sprintf("127.0.0.1:%d:7001", port), "-v", volume + ":/data", "-v", c.name + "_secret:/secret:ro"}
 	for _, env := range []string{
 		"QUORATE_NAME=" + name, "QUORATE_DATA_DIR=/data", "QUORATE_HTTP_LISTEN=0.0.0.0:7001", "QUORATE_PEER_LISTEN=0.0.0.0:7101",
 		"QUORATE_HTTP_ADVERTISE=" + name + ":7001", "QUORATE_PEER_ADVERTISE=" + name + ":7101",
-		"QUORATE_JOIN=node1:7101,node3:7101", "QUORATE_INSECURE=true", "QUORATE_LOG_FORMAT=json",
+		"QUORATE_JOIN=node1:7101,node3:7101", "QUORATE_CLUSTER_SECRET_FILE=/secret/cluster.secret", "QUORATE_LOG_FORMAT=json",
 	} {
 		args = append(args, "-e", env)
 	}
