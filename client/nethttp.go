@@ -183,7 +183,7 @@ func readBody(a *http.Response, limit int64) ([]byte, error) {
 // connection to send on.
 func neverSent(err error) bool {
 	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
+	return errors.As(err, &op) && op.Op == "dial" || tlsFailed(err)
 }
 
 // plain takes the operation and addresses off an error of the net package, which

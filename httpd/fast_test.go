@@ -86,6 +86,12 @@ func exchangeBytes(t *testing.T, addr string, text []byte, methods []string, cut
 	if err != nil {
 		t.Fatal(err)
 	}
+	return exchangeOn(t, c, text, methods, cuts)
+}
+
+// exchangeOn is exchangeBytes on a connection, which it closes.
+func exchangeOn(t *testing.T, c net.Conn, text []byte, methods []string, cuts []int) []string {
+	t.Helper()
 	defer c.Close()
 	if err := c.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
 		t.Fatal(err)

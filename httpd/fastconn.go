@@ -2,6 +2,7 @@ package httpd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -36,10 +37,13 @@ const (
 //     So each request is judged by exactly one of the two.
 //  2. One request at a time, in order; nothing of a request is kept after it.
 //  3. A client that goes away ends its request, as with net/http, though only after
-//     fastWatch.
+//     fastWatch; over TLS only if it does not say goodbye first, for that hides the end.
+//  4. Over TLS, HTTP/2 is net/http's from the first byte.
 type fastConn struct {
 	s      *Server
-	nc     *net.TCPConn
+	nc     net.Conn        // tcp, or TLS over it
+	tcp    *net.TCPConn    // to see whether the client is gone
+	secure *tls.Conn       // nc, nil if it is plain; the handshake is serve's
 	ctx    context.Context // of all requests; ends when the client is gone
 	cancel context.CancelFunc
 	watch  *time.Timer // runs while a request does
@@ -62,7 +66,11 @@ const (
 )
 
 func newFastConn(s *Server, nc *net.TCPConn) *fastConn {
-	c := &fastConn{s: s, nc: nc, buf: make([]byte, fastBufferFirst)}
+	c := &fastConn{s: s, nc: nc, tcp: nc, buf: make([]byte, fastBufferFirst)}
+	if s.opts.TLS != nil {
+		c.secure = tls.Server(nc, s.opts.TLS)
+		c.nc = c.secure
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	r := &http.Request{
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, RemoteAddr: nc.RemoteAddr().String(),
@@ -78,6 +86,9 @@ func newFastConn(s *Server, nc *net.TCPConn) *fastConn {
 func (c *fastConn) serve(others *handoff) {
 	defer c.cancel()
 	defer c.watch.Stop()
+	if c.secure != nil && !c.handshake(others) {
+		return
+	}
 	for {
 		n, v := c.req.parse(c.buf[c.start:c.end])
 		switch v {
@@ -181,7 +192,7 @@ func (c *fastConn) look() {
 	if c.state.Load() != fastBusy {
 		return
 	}
-	if peerGone(c.nc) {
+	if peerGone(c.tcp) {
 		c.cancel()
 		return
 	}
@@ -194,19 +205,27 @@ func (c *fastConn) handOver(others *handoff) {
 		_ = c.nc.Close()
 		return
 	}
-	others.give(&replayed{TCPConn: c.nc, before: c.buf[c.start:c.end]})
+	before := c.buf[c.start:c.end]
+	switch {
+	case c.secure == nil:
+		others.give(&replayed{halfCloser: c.tcp, before: before})
+	case len(before) == 0:
+		others.give(c.secure) // net/http has to see it to speak HTTP/2
+	default:
+		others.give(&replayed{halfCloser: c.secure, before: before})
+	}
 }
 
 // replayed is a connection of which a part was read before.
 type replayed struct {
-	*net.TCPConn
+	halfCloser
 	before []byte
 }
 
 // Read gives what was read before, and then what comes.
 func (c *replayed) Read(p []byte) (int, error) {
 	if len(c.before) == 0 {
-		return c.TCPConn.Read(p)
+		return c.halfCloser.Read(p)
 	}
 	n := copy(p, c.before)
 	if c.before = c.before[n:]; len(c.before) == 0 {
@@ -346,7 +365,9 @@ func (s *Server) accept(l net.Listener, others *handoff) error {
 			return fmt.Errorf("accept: %w", err)
 		}
 		tcp, ok := nc.(*net.TCPConn)
-		if !ok {
+		if !ok && s.opts.TLS != nil {
+			others.give(tls.Server(nc, s.opts.TLS))
+		} else if !ok {
 			others.give(nc)
 		} else if !s.fast.spawn(newFastConn(s, tcp), others) {
 			_ = nc.Close()

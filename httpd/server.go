@@ -2,6 +2,7 @@ package httpd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -30,6 +31,9 @@ type Options struct {
 
 	// Now is the clock that dates request ids; nil: time.Now.
 	Now func() time.Time
+
+	// TLS, if not nil, is spoken on every listener. For HTTP/2 it has to offer "h2".
+	TLS *tls.Config
 
 	// DrainDelay is how long Shutdown goes on serving with /readyz false, so that
 	// load balancers notice before connections are refused.

@@ -116,10 +116,7 @@ func (f *benchFlags) run(cmd *cobra.Command, measure bool) error {
 	if err := check.Validate(); err != nil {
 		return usageError{err}
 	}
-	d, err := quoratedriver.New(quoratedriver.Options{
-		Endpoints: f.endpoints, Timeout: f.timeout, RouteToLeader: f.shardsAware,
-		Retry: f.retry, NetHTTP: f.netHTTP, Clients: f.cfg.Clients,
-	})
+	d, err := f.driver(f.cfg.Clients)
 	if err != nil {
 		return usageError{err}
 	}
@@ -285,4 +282,16 @@ func micros(n int64) cell {
 	default:
 		return cell{text: strconv.FormatFloat(float64(n)/1e6, 'f', 2, 64) + "s", right: true}
 	}
+}
+
+// driver gives the cluster as the load generator sees it.
+func (f *benchFlags) driver(clients int) (*quoratedriver.Driver, error) {
+	trust, err := f.trust()
+	if err != nil {
+		return nil, err
+	}
+	return quoratedriver.New(quoratedriver.Options{
+		Endpoints: f.endpoints, Timeout: f.timeout, RouteToLeader: f.shardsAware,
+		Retry: f.retry, NetHTTP: f.netHTTP, TLS: trust, Clients: clients,
+	})
 }

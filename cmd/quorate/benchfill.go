@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/quorate-db/quorate/internal/bench"
-	"github.com/quorate-db/quorate/internal/bench/quoratedriver"
 )
 
 // fillValueBytes is the size of values of bench load --bytes unless one is given.
@@ -70,10 +69,7 @@ func (f *benchFlags) fill(cmd *cobra.Command, o fillFlags) error {
 	if cfg.Keys = cfg.KeysOf(int64(o.bytes)); cfg.From >= cfg.Keys {
 		return usagef("--from %d: there are %d keys", cfg.From, cfg.Keys)
 	}
-	d, err := quoratedriver.New(quoratedriver.Options{
-		Endpoints: f.endpoints, Timeout: f.timeout, RouteToLeader: f.shardsAware,
-		Retry: f.retry, NetHTTP: f.netHTTP, Clients: cfg.Clients,
-	})
+	d, err := f.driver(cfg.Clients)
 	if err != nil {
 		return usageError{err}
 	}

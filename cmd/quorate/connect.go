@@ -1,9 +1,12 @@
 package main
 
 import (
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,6 +23,7 @@ type clientFlags struct {
 	endpoints []string
 	timeout   time.Duration
 	output    format
+	caFile    string
 }
 
 // addTo declares the flags; preset is the command's own default of -o.
@@ -28,18 +32,46 @@ func (f *clientFlags) addTo(cmd *cobra.Command, env lookupEnv, preset format) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.endpoints, "endpoint", []string{endpointDefault}, "node to talk to; several, separated by commas, to go on when one is down")
 	flags.DurationVar(&f.timeout, "timeout", kv.RequestTimeoutDefault, "how long a request may take, retries included")
+	flags.StringVar(&f.caFile, "ca-file", "", "PEM file with the authorities to trust for https endpoints, as 'quorate cert' prints them (default: the system's)")
 	flags.VarP(&f.output, "output", "o", "how to print")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "plain"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // connect makes the client; the caller closes it.
 func (f *clientFlags) connect() (*client.Client, error) {
-	c, err := client.New(client.Config{Endpoints: f.endpoints, Timeout: f.timeout, UserAgent: "quorate-cli"})
+	trust, err := f.trust()
+	if err != nil {
+		return nil, usageError{err}
+	}
+	c, err := client.New(client.Config{Endpoints: f.endpoints, Timeout: f.timeout, UserAgent: "quorate-cli", TLS: trust})
 	if err != nil {
 		return nil, usageError{err}
 	}
 	return c, nil
 }
+
+// trust gives the TLS configuration for https endpoints; nil: what the system trusts.
+// Who has the cluster secret in the environment, as a node's container does, needs no
+// file: the authority is derived from it.
+func (f *clientFlags) trust() (*tls.Config, error) {
+	if f.caFile != "" {
+		config, err := client.TrustCAFile(f.caFile)
+		if err != nil {
+			return nil, fmt.Errorf("--ca-file: %w", err)
+		}
+		return config, nil
+	}
+	if !slices.ContainsFunc(f.endpoints, isHTTPS) {
+		return nil, nil
+	}
+	pem, err := authoritiesFromEnv(f.env)
+	if err != nil || pem == nil {
+		return nil, err
+	}
+	return client.TrustCA(pem)
+}
+
+func isHTTPS(endpoint string) bool { return strings.HasPrefix(endpoint, "https://") }
 
 // withClient runs a command with a client.
 func (f *clientFlags) withClient(do func(c *client.Client) error) error {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"io"
 	"math"
 	"net/http"
@@ -32,7 +33,8 @@ const (
 
 // meters reads the histogram of operations from the /metrics of nodes.
 type meters struct {
-	http http.Client
+	http   http.Client
+	scheme string
 
 	mu   sync.Mutex
 	last map[string]meter // by node id; guarded by mu
@@ -44,8 +46,13 @@ type meter struct {
 	buckets map[float64]float64
 }
 
-func newMeters() *meters {
-	return &meters{http: http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1, IdleConnTimeout: 30 * time.Second}, Timeout: metersTimeout}, last: map[string]meter{}}
+func newMeters(secure bool, trust *tls.Config) *meters {
+	m := &meters{scheme: "http", last: map[string]meter{}}
+	if secure {
+		m.scheme = "https"
+	}
+	m.http = http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1, IdleConnTimeout: 30 * time.Second, TLSClientConfig: trust}, Timeout: metersTimeout}
+	return m
 }
 
 func (m *meters) close() { m.http.CloseIdleConnections() }
@@ -82,7 +89,7 @@ func (m *meters) read(ctx context.Context, nodes []client.Node) map[string]traff
 }
 
 func (m *meters) ask(ctx context.Context, address string) (meter, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/metrics", http.NoBody)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.scheme+"://"+address+"/metrics", http.NoBody)
 	if err != nil {
 		return meter{}, err
 	}

@@ -14,7 +14,7 @@ const envPrefix = "QUORATE_"
 
 // serverCommands are the commands that run nodes instead of talking to them.
 func serverCommands(env lookupEnv) []*cobra.Command {
-	return []*cobra.Command{serveCommand(env), devCommand(env), secretCommand(env)}
+	return []*cobra.Command{serveCommand(env), devCommand(env), secretCommand(env), certCommand(env)}
 }
 
 // newRoot puts the command line together: the commands that talk to a cluster,

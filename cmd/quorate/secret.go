@@ -106,3 +106,52 @@ func secretIDCommand() *cobra.Command {
 		},
 	}
 }
+
+// authoritiesFromEnv gives, as PEM, the authorities of the secrets that the
+// environment holds or names a file of; nil if it does neither.
+func authoritiesFromEnv(env lookupEnv) ([]byte, error) {
+	path, _ := env(secretEnv + "_FILE")
+	return authorities(env, path)
+}
+
+func authorities(env lookupEnv, path string) ([]byte, error) {
+	secrets, err := secretsFromEnv(env)
+	if err == nil && path != "" {
+		secrets, err = pki.ReadSecrets(path)
+	}
+	if err != nil || len(secrets) == 0 {
+		return nil, err
+	}
+	ring, err := pki.NewKeyring(secrets, nil)
+	if err != nil {
+		return nil, err
+	}
+	return ring.PEM(), nil
+}
+
+func certCommand(env lookupEnv) *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "cert",
+		Short: "Print the cluster's authority, for clients to trust",
+		Long: `Print the certificate of the cluster's authority, derived from the cluster secret, as
+PEM. It is no secret. Clients of nodes that run with --tls trust it: --ca-file here,
+--cacert in curl. With several secrets in the file all of their authorities are
+printed.`,
+		Example: "  quorate cert --cluster-secret-file cluster.secret > ca.pem\n  curl --cacert ca.pem https://127.0.0.1:7001/v1/cluster",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			pem, err := authorities(env, path)
+			if err != nil {
+				return err
+			}
+			if pem == nil {
+				return usagef("--cluster-secret-file: which secret?")
+			}
+			_, err = cmd.OutOrStdout().Write(pem)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&path, "cluster-secret-file", "", "file with the cluster secret (default: the secret in QUORATE_CLUSTER_SECRET)")
+	return cmd
+}

@@ -144,6 +144,11 @@ same settings are changed with 'quorate config set'.`,
 	o.founding.addTo(f)
 	f.StringVar(&c.Log, "log", "shared", "raft log of data shards: shared (one store for all) or bolt (a file for each)")
 	f.StringVar(&c.Security.SecretFile, "cluster-secret-file", "", "file with the secret that all nodes share, for its owner alone; several lines: the first is in use, all are accepted")
+	w := &c.Security.Web
+	f.BoolVar(&w.Cluster, "tls", false, "serve clients over HTTPS, with a certificate by the cluster's authority ('quorate cert' prints it)")
+	f.StringSliceVar(&w.Hosts, "tls-host", nil, "with --tls: more names and addresses that clients use for this node")
+	f.StringVar(&w.Cert, "tls-cert", "", "serve clients over HTTPS with the certificate in this file instead, PEM; read again when it changes")
+	f.StringVar(&w.Key, "tls-key", "", "its key, PEM")
 	f.BoolVar(&c.Security.Insecure, "insecure", false, "allow listening beyond loopback without a cluster secret")
 	f.DurationVar(&c.Timing.Heartbeat, "heartbeat-timeout", server.DefaultTiming.Heartbeat, "a follower that hears nothing for this long starts an election")
 	f.DurationVar(&c.Timing.Election, "election-timeout", server.DefaultTiming.Election, "an election that is not won in this time starts anew")

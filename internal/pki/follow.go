@@ -8,19 +8,9 @@ import (
 	"time"
 )
 
-// Follower keeps a keyring as a file says.
-type Follower struct {
-	Path  string
-	Ring  *Keyring
-	Every time.Duration // between two looks at the file
-	Log   *slog.Logger
-
-	failed string // what was last wrong with the file; it is told once
-}
-
-// Run looks at the file until ctx ends, and whenever hurry tells it to.
-func (f *Follower) Run(ctx context.Context, hurry <-chan os.Signal) {
-	tick := time.NewTicker(f.Every)
+// Follow calls all looks every so often, and whenever hurry says so, until ctx ends.
+func Follow(ctx context.Context, every time.Duration, hurry <-chan os.Signal, looks ...func()) {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -29,8 +19,19 @@ func (f *Follower) Run(ctx context.Context, hurry <-chan os.Signal) {
 		case <-tick.C:
 		case <-hurry:
 		}
-		f.Look()
+		for _, look := range looks {
+			look()
+		}
 	}
+}
+
+// Follower keeps a keyring as a file says.
+type Follower struct {
+	Path string
+	Ring *Keyring
+	Log  *slog.Logger
+
+	failed string // what was last wrong with the file; it is told once
 }
 
 // Look reads the file once and takes over what has changed. A file that cannot be

@@ -2,14 +2,12 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/quorate-db/quorate/httpd"
@@ -25,18 +23,14 @@ import (
 func Run(ctx context.Context, config Config, log *slog.Logger) error {
 	p := &process{config: config, log: log}
 	p.meter = p.newMetrics()
-	follower, err := p.secure()
-	if err != nil {
+	if err := p.secure(); err != nil {
 		return err
 	}
 	listeners, err := p.listen(ctx)
 	if err != nil {
 		return err
 	}
-	hurry := make(chan os.Signal, 1)
-	signal.Notify(hurry, syscall.SIGHUP)
-	defer signal.Stop(hurry)
-	defer follow(ctx, follower, hurry)()
+	defer p.follow(ctx)()
 	node, err := Open(ctx, config, World{
 		FS:     engine.DiskFS(),
 		OnDisk: true,
@@ -58,24 +52,9 @@ type process struct {
 	log    *slog.Logger
 	meter  *metrics.Metrics
 	ring   *pki.Keyring // nil: there is no cluster secret
+	webTLS *tls.Config  // nil: clients are served over plain HTTP
+	looks  []func()     // at files that may change
 	node   *Node
-}
-
-// secure reads the secrets and says how the node is protected.
-func (p *process) secure() (*pki.Follower, error) {
-	ring, follower, err := p.config.Security.keyring(p.log)
-	if err != nil {
-		return nil, err
-	}
-	p.ring = ring
-	switch {
-	case ring != nil:
-		p.log.Info("peer traffic is secured", "secret", ring.IDs()[0], "accepted", ring.IDs())
-	case p.config.Security.open():
-		p.log.Warn("THIS NODE IS NOT SECURED: whoever reaches its ports can read and write everything",
-			"http", p.config.HTTP.Listen, "peer", p.config.Peer.Listen, "help", "quorate secret new")
-	}
-	return follower, nil
 }
 
 type listeners struct{ http, peer net.Listener }
@@ -144,6 +123,7 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 		Hooks:   hooksOf(p.meter).HTTP,
 		Logger:  p.node.log,
 		Release: p.config.Release,
+		TLS:     p.webTLS,
 		Self:    p.node.Identity().Node(),
 	})
 	p.meter.Watch(func() metrics.Snapshot { return snapshot(p.node, edge) })

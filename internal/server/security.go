@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/quorate-db/quorate/internal/pki"
@@ -22,13 +23,15 @@ type Security struct {
 	SecretFile string
 	// Secrets are those that were given by value; they never change.
 	Secrets []pki.Secret
+	// Web says whether and how clients are served over HTTPS.
+	Web WebTLS
 	// Insecure: listening beyond loopback without a secret is wanted.
 	Insecure bool
 }
 
-// secretLookEvery is how often the file of secrets is looked at. With the time that
-// connections get to move, it bounds how long a removed secret is of use.
-const secretLookEvery = 2 * time.Second
+// lookEvery is how often files of secrets and certificates are looked at. With the
+// time that connections get to move, it bounds how long a removed secret is of use.
+const lookEvery = 2 * time.Second
 
 // secured reports whether there is a cluster secret.
 func (s Security) secured() bool { return s.SecretFile != "" || len(s.Secrets) > 0 }
@@ -40,41 +43,50 @@ func (s Security) validate() error {
 	if s.SecretFile != "" && len(s.Secrets) > 0 {
 		return errors.New("--cluster-secret-file: there is a secret in QUORATE_CLUSTER_SECRET too: give one of them")
 	}
-	return nil
+	return s.Web.validate(s.secured())
 }
 
-// keyring gives the secrets, nil if there are none, and what keeps them as the file
-// says, nil if there is no file.
-func (s Security) keyring(log *slog.Logger) (*pki.Keyring, *pki.Follower, error) {
+// secure reads the secrets and says how the node is protected.
+func (p *process) secure() error {
+	s := p.config.Security
+	if s.open() {
+		p.log.Warn("THIS NODE IS NOT SECURED: whoever reaches its ports can read and write everything",
+			"http", p.config.HTTP.Listen, "peer", p.config.Peer.Listen, "help", "quorate secret new")
+	}
 	if !s.secured() {
-		return nil, nil, nil
+		return p.secureWeb()
 	}
 	secrets := s.Secrets
 	if s.SecretFile != "" {
 		var err error
 		if secrets, err = pki.ReadSecrets(s.SecretFile); err != nil {
-			return nil, nil, fmt.Errorf("--cluster-secret-file: %w", err)
+			return fmt.Errorf("--cluster-secret-file: %w", err)
 		}
 	}
 	ring, err := pki.NewKeyring(secrets, nil)
-	if err != nil || s.SecretFile == "" {
-		return ring, nil, err
+	if err != nil {
+		return err
 	}
-	return ring, &pki.Follower{Path: s.SecretFile, Ring: ring, Every: secretLookEvery, Log: log}, nil
+	p.ring = ring
+	p.log.Info("peer traffic is secured", "secret", ring.IDs()[0], "accepted", ring.IDs())
+	if s.SecretFile != "" {
+		f := &pki.Follower{Path: s.SecretFile, Ring: ring, Log: p.log}
+		p.looks = append(p.looks, f.Look)
+	}
+	return p.secureWeb()
 }
 
-// follow keeps the secrets as their file says until stop is called.
-func follow(ctx context.Context, f *pki.Follower, hurry <-chan os.Signal) (stop func()) {
-	if f == nil {
-		return func() {}
-	}
+// follow has the files looked at until stop is called.
+func (p *process) follow(ctx context.Context) (stop func()) {
+	hurry := make(chan os.Signal, 1)
+	signal.Notify(hurry, syscall.SIGHUP)
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		f.Run(ctx, hurry)
+		pki.Follow(ctx, lookEvery, hurry, p.looks...)
 	}()
-	return func() { cancel(); <-done }
+	return func() { signal.Stop(hurry); cancel(); <-done }
 }
 
 // peerSecurity is a keyring as the peer port wants it.

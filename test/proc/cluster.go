@@ -25,8 +25,8 @@ type Shape struct {
 	ReplicationFactor int
 	Spare             int // nodes that may be added later
 	DataDir           string
-	Zones             []string // of node i: Zones[(i-1) % len]; empty = none
-	Args              []string // for every node
+	Zones             []string                         // of node i: Zones[(i-1) % len]; empty = none
+	Args              []string                         // for every node
 	NodeArgs          func(c *Cluster, i int) []string // for node i
 }
 

@@ -4,6 +4,7 @@ package quoratedriver
 
 import (
 	"context"
+	"crypto/tls"
 	"time"
 
 	"github.com/quorate-db/quorate/client"
@@ -16,9 +17,10 @@ type Options struct {
 	Endpoints     []string
 	Timeout       time.Duration // of one operation
 	RouteToLeader bool
-	Retry         bool // let the client retry, which hides failures; else each counts
-	NetHTTP       bool // Go's own transport instead of the lean one
-	Clients       int  // that will be opened: connections to keep
+	Retry         bool        // let the client retry, which hides failures; else each counts
+	NetHTTP       bool        // Go's own transport instead of the lean one
+	TLS           *tls.Config // for https endpoints; nil = what the system trusts
+	Clients       int         // that will be opened: connections to keep
 }
 
 // Driver is a bench.Driver. All sessions share one client, and its connections.
@@ -33,6 +35,7 @@ func New(o Options) (*Driver, error) {
 		Timeout:              o.Timeout,
 		RouteToLeader:        o.RouteToLeader,
 		Lean:                 !o.NetHTTP,
+		TLS:                  o.TLS,
 		IdleConnsPerEndpoint: max(o.Clients, 1),
 		UserAgent:            "quorate-bench",
 	}
