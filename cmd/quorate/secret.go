@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,7 +21,7 @@ func secretsFromEnv(env lookupEnv) ([]pki.Secret, error) {
 	if text == "" {
 		return nil, nil
 	}
-	secrets, err := pki.ParseSecrets(text)
+	secrets, err := pki.ParseSecrets(strings.ReplaceAll(text, ",", "\n"))
 	if err != nil {
 		return nil, fmt.Errorf("environment variable %s: %w", secretEnv, err)
 	}

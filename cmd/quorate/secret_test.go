@@ -92,3 +92,56 @@ func TestServeRefusesBadSecrets(t *testing.T) {
 		}
 	}
 }
+
+// TestDevMakesASecret: once, for its nodes alone, unless it is told not to or the
+// nodes have one already.
+func TestDevMakesASecret(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, devSecretFile)
+	d := &devCluster{dir: dir}
+	var first pki.Secret
+	for i := range 2 {
+		args, err := d.secretArgs()
+		if err != nil || strings.Join(args, " ") != "--cluster-secret-file "+path {
+			t.Fatalf("%v, %v", args, err)
+		}
+		secrets, err := pki.ReadSecrets(path)
+		if err != nil || i > 0 && secrets[0] != first {
+			t.Fatalf("start %d: %v, %v", i, secrets, err)
+		}
+		first = secrets[0]
+	}
+	for name, o := range map[string]devOptions{"insecure": {insecure: true}, "in the environment": {ownSecret: true}} {
+		other := &devCluster{o: o, dir: t.TempDir()}
+		if args, err := other.secretArgs(); len(args) != 0 || err != nil {
+			t.Errorf("%s: %v, %v", name, args, err)
+		}
+		if files, _ := os.ReadDir(other.dir); len(files) != 0 {
+			t.Errorf("%s: made %v", name, files)
+		}
+	}
+}
+
+func TestSecretsFromTheEnvironment(t *testing.T) {
+	a, b := pki.NewSecret(), pki.NewSecret()
+	env := func(string) (string, bool) { return a.Reveal() + ", " + b.Reveal(), true }
+	if got, err := secretsFromEnv(env); err != nil || len(got) != 2 || got[0] != a || got[1] != b {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
+func TestCertCommand(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	s := pki.NewSecret()
+	if err := pki.WriteSecret(path, s); err != nil {
+		t.Fatal(err)
+	}
+	code, byFile, _ := runWith(t, nil, "cert", "--cluster-secret-file", path)
+	_, byValue, _ := runWith(t, map[string]string{secretEnv: s.Reveal()}, "cert")
+	if code != exitOK || byFile != byValue || !strings.HasPrefix(byFile, "-----BEGIN CERTIFICATE-----") {
+		t.Errorf("%d, %q, %q", code, byFile, byValue)
+	}
+	if code, _, _ := runWith(t, nil, "cert"); code != exitUsage {
+		t.Errorf("without a secret: %d", code)
+	}
+}

@@ -111,8 +111,8 @@ again; a new node needs --join with any member's address.
 
 Give every node of a cluster the same --cluster-secret-file, made once with 'quorate
 secret new --out FILE': all traffic between nodes is encrypted then, and nodes
-without the secret are refused. The secret may also be in QUORATE_CLUSTER_SECRET.
-The file is read again when it changes and at SIGHUP.
+without the secret are refused. The secret may also be in QUORATE_CLUSTER_SECRET,
+several separated by commas. The file is read again when it changes and at SIGHUP.
 
 Flags that begin with "new cluster" count only where this node founds it. Later the
 same settings are changed with 'quorate config set'.`,

@@ -53,6 +53,10 @@ func (p *process) secure() error {
 		p.log.Warn("THIS NODE IS NOT SECURED: whoever reaches its ports can read and write everything",
 			"http", p.config.HTTP.Listen, "peer", p.config.Peer.Listen, "help", "quorate secret new")
 	}
+	if host, _ := hostPort(p.config.HTTP.Listen, false); !s.Web.on() && !s.open() && !loopback(host) {
+		p.log.Warn("clients are served over plain HTTP beyond loopback: whoever is on the way reads and changes what they send; --tls ends that",
+			"http", p.config.HTTP.Listen)
+	}
 	if !s.secured() {
 		return p.secureWeb()
 	}
