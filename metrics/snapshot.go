@@ -16,6 +16,7 @@ type Snapshot struct {
 	Peers    []PeerClass
 	InFlight InFlight
 	Checks   []kv.Check // of readiness
+	Secrets  []string   // ids of the cluster secrets that count, that in use first
 	Insecure bool       // listening beyond loopback without a secret was allowed, and there is none
 
 	// Cluster and Members are what this node knows of all. Members tells which

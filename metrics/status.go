@@ -17,6 +17,7 @@ type status struct {
 	ready    *prometheus.Desc
 	inFlight *prometheus.Desc
 	nodes    *prometheus.Desc
+	secrets  *prometheus.Desc
 
 	placement []reading[Placement]
 	changes   *prometheus.Desc
@@ -48,6 +49,7 @@ func newStatus(m *Metrics) *status {
 		ready:    prometheus.NewDesc("quorate_ready", "Whether a check of readiness passes.", []string{"check"}, nil),
 		inFlight: prometheus.NewDesc("quorate_http_in_flight", "HTTP requests that are being served.", []string{"kind"}, nil),
 		nodes:    prometheus.NewDesc("quorate_cluster_nodes", "Nodes of the cluster as this node knows them.", []string{"state"}, nil),
+		secrets:  prometheus.NewDesc("quorate_cluster_secret", "Always 1; the cluster secrets that this node counts, by their ids: one is used, the others are accepted.", []string{"secret", "use"}, nil),
 
 		placement: placementReadings(),
 		changes:   prometheus.NewDesc("quorate_placement_changes_under_way", "Moves, splits and merges of shards that are under way.", []string{"kind"}, nil),
@@ -221,6 +223,7 @@ func (s *status) Describe(out chan<- *prometheus.Desc) {
 	out <- s.ready
 	out <- s.inFlight
 	out <- s.nodes
+	out <- s.secrets
 	for _, r := range s.placement {
 		out <- r.desc
 	}
@@ -255,6 +258,13 @@ func (s *status) Collect(out chan<- prometheus.Metric) {
 	gauge(s.inFlight, float64(snap.InFlight.Data), "data")
 	gauge(s.inFlight, float64(snap.InFlight.Control), "control")
 	gauge(s.inFlight, float64(snap.InFlight.Streams), "streams")
+	for i, id := range snap.Secrets {
+		use := "used"
+		if i > 0 {
+			use = "accepted"
+		}
+		gauge(s.secrets, 1, id, use)
+	}
 	alive, draining := 0, 0
 	for _, n := range snap.Members {
 		if n.Alive {

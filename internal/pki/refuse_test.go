@@ -268,8 +268,8 @@ func TestSilentHandshakesEnd(t *testing.T) {
 		}
 		_ = c.SetDeadline(time.Now().Add(patience))
 		_, _ = io.WriteString(c, text)
-		if _, err := io.ReadAll(c); err != nil {
-			t.Fatalf("%q: %v", text, err)
+		if got, err := io.ReadAll(c); err != nil || len(got) > 0 {
+			t.Fatalf("%q: told %q, %v", text, got, err)
 		}
 		_ = c.Close()
 	}

@@ -214,3 +214,35 @@ func TestNothingIsReadableOnTheWire(t *testing.T) {
 		})
 	}
 }
+
+// TestGoneIsSeenAtOnce: a peer whose process ends without a goodbye raises the alarm,
+// as it does without TLS: elections wait for that.
+func TestGoneIsSeenAtOnce(t *testing.T) {
+	s := security{ringOf(t, NewSecret())}
+	n := newNetwork()
+	n.start(t, 2, s)
+	var mu sync.Mutex
+	var cut []net.Conn
+	m := n.start(t, 1, s, func(o *peer.Options) {
+		o.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+			mu.Lock()
+			defer mu.Unlock()
+			cut = append(cut, c)
+			return c, err
+		}
+	})
+	if err := call(t, m, 2, peer.MethodTerms, "x"); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	for _, c := range cut {
+		_ = c.(*net.TCPConn).CloseWrite() // node 2 sees what the end of node 1 looks like
+	}
+	mu.Unlock()
+	eventually(t, "alarm", func() bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.alarms > 0
+	})
+}

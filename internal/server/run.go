@@ -126,7 +126,13 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 		TLS:     p.webTLS,
 		Self:    p.node.Identity().Node(),
 	})
-	p.meter.Watch(func() metrics.Snapshot { return snapshot(p.node, edge) })
+	p.meter.Watch(func() metrics.Snapshot {
+		s := snapshot(p.node, edge)
+		if p.ring != nil {
+			s.Secrets = p.ring.IDs()
+		}
+		return s
+	})
 	served := make(chan error, 1)
 	go func() { served <- edge.Serve(l) }()
 	p.log.Info("listening", "http", l.Addr().String(), "peer", p.config.Peer.Listen, "name", p.node.name(), "node", p.node.Identity().Node())

@@ -1,11 +1,11 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
-	"strings"
 	"time"
 
 	"github.com/quorate-db/quorate/kv"
@@ -104,9 +104,9 @@ const turnAwayBytesMax = 64 << 10
 func (t *TCP) turnAway(conn net.Conn, err error) {
 	_ = conn.SetDeadline(time.Now().Add(t.opts.Timing.Linger))
 	var odd interface{ Instead() []byte }
-	if errors.As(err, &odd) && strings.HasPrefix(greetingMagic, string(odd.Instead()[:min(len(odd.Instead()), len(greetingMagic))])) {
+	if errors.As(err, &odd) && bytes.HasPrefix(odd.Instead(), []byte(greetingMagic)) {
 		answer := t.greeting(greetRefusal, "")
-		answer.refusal = refuseSecurity
+		answer.refusal, answer.advertise = refuseSecurity, "" // anyone reads it
 		answer.text = "node " + t.opts.Self.String() + " has a cluster secret and the dialler has none"
 		_, _ = conn.Write(appendGreeting(nil, answer))
 	}
