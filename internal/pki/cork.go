@@ -5,12 +5,12 @@ import (
 	"sync"
 )
 
-// corkKeepBytes is up to which size a buffer is kept for the next time.
-const corkKeepBytes = 256 << 10
+// corkBytesMax bounds what a cork holds back.
+const corkBytesMax = 256 << 10
 
-// cork holds back what is written while it is held, so that all records of a
-// flush leave together. Records that answer the other end, written by whoever reads,
-// wait with them.
+// cork holds back what is written while it is held, so that the records of a flush
+// leave together, corkBytesMax at a time. Records that answer the other end, written by
+// whoever reads, wait with them.
 type cork struct {
 	net.Conn
 
@@ -30,10 +30,15 @@ func (c *cork) release() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.held = false
-	_, err := c.Conn.Write(c.buf)
-	if c.buf = c.buf[:0]; cap(c.buf) > corkKeepBytes {
-		c.buf = nil
+	return c.flushLocked()
+}
+
+func (c *cork) flushLocked() error {
+	if len(c.buf) == 0 {
+		return nil
 	}
+	_, err := c.Conn.Write(c.buf)
+	c.buf = c.buf[:0]
 	return err
 }
 
@@ -43,6 +48,11 @@ func (c *cork) Write(p []byte) (int, error) {
 	defer c.mu.Unlock()
 	if !c.held {
 		return c.Conn.Write(p)
+	}
+	if len(c.buf)+len(p) > corkBytesMax {
+		if err := c.flushLocked(); err != nil {
+			return 0, err
+		}
 	}
 	c.buf = append(c.buf, p...)
 	return len(p), nil

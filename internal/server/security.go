@@ -80,8 +80,12 @@ func (p *process) secure() error {
 	return p.secureWeb()
 }
 
-// follow has the files looked at until stop is called.
+// follow has the files looked at until stop is called. Without any, SIGHUP ends the
+// process as it does every other.
 func (p *process) follow(ctx context.Context) (stop func()) {
+	if len(p.looks) == 0 {
+		return func() {}
+	}
 	hurry := make(chan os.Signal, 1)
 	signal.Notify(hurry, syscall.SIGHUP)
 	ctx, cancel := context.WithCancel(ctx)

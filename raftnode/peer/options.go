@@ -55,7 +55,7 @@ type Timing struct {
 type Limits struct {
 	QueueBytes   int // requests that wait to be written, per connection; 32 MiB. One frame always fits.
 	Calls        int // requests without an answer, per outgoing connection; 16384
-	Incoming     int // connections accepted; 512
+	Incoming     int // connections accepted, with those that are being replaced; 1024
 	Handshakes   int // of which still greet; 64
 	InFlight     int // requests unanswered by handlers, per incoming connection; 4096
 	AnswersPause int // bytes of answers that wait at which requests are read no further; 32 MiB
@@ -115,7 +115,7 @@ func (o *Options) setDefaults() {
 	l := &o.Limits
 	orDefault(&l.QueueBytes, 32<<20)
 	orDefault(&l.Calls, 16384)
-	orDefault(&l.Incoming, 512)
+	orDefault(&l.Incoming, 1024)
 	orDefault(&l.Handshakes, 64)
 	orDefault(&l.InFlight, 4096)
 	orDefault(&l.AnswersPause, 32<<20)
