@@ -286,12 +286,12 @@ func micros(n int64) cell {
 
 // driver gives the cluster as the load generator sees it.
 func (f *benchFlags) driver(clients int) (*quoratedriver.Driver, error) {
-	trust, err := f.trust()
+	secure, err := f.tls()
 	if err != nil {
 		return nil, err
 	}
 	return quoratedriver.New(quoratedriver.Options{
 		Endpoints: f.endpoints, Timeout: f.timeout, RouteToLeader: f.shardsAware,
-		Retry: f.retry, NetHTTP: f.netHTTP, TLS: trust, Clients: clients,
+		Retry: f.retry, NetHTTP: f.netHTTP, TLS: secure, Clients: clients,
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,6 +25,8 @@ type clientFlags struct {
 	timeout   time.Duration
 	output    format
 	caFile    string
+	certFile  string
+	keyFile   string
 }
 
 // addTo declares the flags; preset is the command's own default of -o.
@@ -33,21 +36,43 @@ func (f *clientFlags) addTo(cmd *cobra.Command, env lookupEnv, preset format) {
 	flags.StringSliceVar(&f.endpoints, "endpoint", []string{endpointDefault}, "node to talk to; several, separated by commas, to go on when one is down")
 	flags.DurationVar(&f.timeout, "timeout", kv.RequestTimeoutDefault, "how long a request may take, retries included")
 	flags.StringVar(&f.caFile, "ca-file", "", "PEM file with the authorities to trust for https endpoints, as 'quorate cert' prints them (default: the system's)")
+	flags.StringVar(&f.certFile, "cert-file", "", "PEM file with a certificate to show to https endpoints that ask for one")
+	flags.StringVar(&f.keyFile, "key-file", "", "its key, PEM")
 	flags.VarP(&f.output, "output", "o", "how to print")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "plain"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // connect makes the client; the caller closes it.
 func (f *clientFlags) connect() (*client.Client, error) {
-	trust, err := f.trust()
+	secure, err := f.tls()
 	if err != nil {
 		return nil, usageError{err}
 	}
-	c, err := client.New(client.Config{Endpoints: f.endpoints, Timeout: f.timeout, UserAgent: "quorate-cli", TLS: trust})
+	c, err := client.New(client.Config{Endpoints: f.endpoints, Timeout: f.timeout, UserAgent: "quorate-cli", TLS: secure})
 	if err != nil {
 		return nil, usageError{err}
 	}
 	return c, nil
+}
+
+// tls gives the TLS configuration for https endpoints; nil: nothing special.
+func (f *clientFlags) tls() (*tls.Config, error) {
+	config, err := f.trust()
+	if err != nil || f.certFile == "" && f.keyFile == "" {
+		return config, err
+	}
+	if f.certFile == "" || f.keyFile == "" {
+		return nil, errors.New("--cert-file and --key-file go together")
+	}
+	own, err := tls.LoadX509KeyPair(f.certFile, f.keyFile)
+	if err != nil {
+		return nil, fmt.Errorf("--cert-file, --key-file: %w", err)
+	}
+	if config == nil {
+		config = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	config.Certificates = []tls.Certificate{own}
+	return config, nil
 }
 
 // trust gives the TLS configuration for https endpoints; nil: what the system trusts.

@@ -149,6 +149,7 @@ same settings are changed with 'quorate config set'.`,
 	f.StringSliceVar(&w.Hosts, "tls-host", nil, "with --tls: more names and addresses that clients use for this node")
 	f.StringVar(&w.Cert, "tls-cert", "", "serve clients over HTTPS with the certificate in this file instead, PEM; read again when it changes")
 	f.StringVar(&w.Key, "tls-key", "", "its key, PEM")
+	f.StringVar(&w.CA, "tls-ca", "", "authorities, PEM: clients have to show a certificate by one of them; read again when it changes")
 	f.BoolVar(&c.Security.Insecure, "insecure", false, "allow listening beyond loopback without a cluster secret")
 	f.DurationVar(&c.Timing.Heartbeat, "heartbeat-timeout", server.DefaultTiming.Heartbeat, "a follower that hears nothing for this long starts an election")
 	f.DurationVar(&c.Timing.Election, "election-timeout", server.DefaultTiming.Election, "an election that is not won in this time starts anew")

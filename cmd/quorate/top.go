@@ -48,12 +48,12 @@ With --once, or where standard output is no terminal, one frame is printed.`,
 			if interval < 100*time.Millisecond {
 				return usagef("--interval %s: want at least 100ms", interval)
 			}
-			trust, err := f.trust()
+			secure, err := f.tls()
 			if err != nil {
 				return usageError{err}
 			}
 			return f.withClient(func(c *client.Client) error {
-				t := &top{c: c, meters: newMeters(isHTTPS(f.endpoints[0]), trust), interval: interval, colours: colours(cmd.OutOrStdout(), env)}
+				t := &top{c: c, meters: newMeters(isHTTPS(f.endpoints[0]), secure), interval: interval, colours: colours(cmd.OutOrStdout(), env)}
 				defer t.meters.close()
 				if out, ok := cmd.OutOrStdout().(*os.File); ok && terminal(out) && !once {
 					return t.live(cmd.Context(), out)

@@ -54,7 +54,10 @@ type process struct {
 	ring   *pki.Keyring // nil: there is no cluster secret
 	webTLS *tls.Config  // nil: clients are served over plain HTTP
 	looks  []func()     // at files that may change
-	node   *Node
+
+	webHosts []string // names and addresses in the cluster's certificate for clients
+
+	node *Node
 }
 
 type listeners struct{ http, peer net.Listener }

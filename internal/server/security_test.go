@@ -1,11 +1,42 @@
 package server
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/quorate-db/quorate/internal/pki"
 )
+
+func TestWebTLSThatIsNone(t *testing.T) {
+	secrets := []pki.Secret{pki.NewSecret()}
+	for want, s := range map[string]Security{
+		"--tls-cert and --tls-key go together":       {Web: WebTLS{Cert: "c"}},
+		"--tls: the certificate is derived":          {Web: WebTLS{Cluster: true}},
+		"--tls-ca: goes with":                        {Web: WebTLS{CA: "c"}},
+		"--tls-host: goes with":                      {Web: WebTLS{Hosts: []string{"h"}, Cert: "c", Key: "k"}},
+		"--tls-host \"\": want a name or an address": {Secrets: secrets, Web: WebTLS{Cluster: true, Hosts: []string{""}}},
+	} {
+		if err := s.validate(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("want %q, got %v", want, err)
+		}
+	}
+	if err := (Security{Secrets: secrets, Web: WebTLS{Cluster: true, Hosts: []string{"h"}, CA: "c"}}).validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWebHosts(t *testing.T) {
+	hosts := webHosts(Address{Listen: "10.0.0.1:7001", Advertise: "db1.example:7001"}, []string{"db.example"})
+	for _, want := range []string{"10.0.0.1", "db1.example", "db.example", "localhost", "127.0.0.1", "::1"} {
+		if !slices.Contains(hosts, want) {
+			t.Errorf("%s is not in %v", want, hosts)
+		}
+	}
+	if all := webHosts(Address{Listen: ":7001", Advertise: "[::]:7001"}, nil); slices.Contains(all, "") || slices.Contains(all, "::") {
+		t.Errorf("%v", all)
+	}
+}
 
 // TestBeyondLoopback: only with a secret or by saying so.
 func TestBeyondLoopback(t *testing.T) {

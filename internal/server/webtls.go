@@ -17,6 +17,7 @@ type WebTLS struct {
 	Hosts   []string // more names and addresses for it
 	Cert    string   // file of a certificate of one's own, instead
 	Key     string   // and of its key
+	CA      string   // file of authorities: clients have to show a certificate by one; "" = they need none
 }
 
 func (w WebTLS) on() bool { return w.Cluster || w.Cert != "" }
@@ -27,6 +28,8 @@ func (w WebTLS) validate(secured bool) error {
 		return errors.New("--tls-cert and --tls-key go together")
 	case w.Cluster && w.Cert == "" && !secured:
 		return errors.New("--tls: the certificate is derived from the cluster secret: give --cluster-secret-file, or --tls-cert and --tls-key")
+	case w.CA != "" && !w.on():
+		return errors.New("--tls-ca: goes with --tls, or with --tls-cert and --tls-key")
 	case len(w.Hosts) > 0 && (!w.Cluster || w.Cert != ""):
 		return errors.New("--tls-host: goes with --tls and the cluster's certificate")
 	}
@@ -38,30 +41,42 @@ func (w WebTLS) validate(secured bool) error {
 	return nil
 }
 
-// secureWeb prepares HTTPS, if it is wanted. A certificate by the cluster's
-// authority is minted at the first handshake, when it is known who this node is.
+// secureWeb prepares HTTPS, if it is wanted.
 func (p *process) secureWeb() error {
 	w := p.config.Security.Web
-	switch {
-	case !w.on():
-		return nil
-	case w.Cert == "":
-		hosts := webHosts(p.config.HTTP, w.Hosts)
-		p.log.Info("clients are served over HTTPS with the cluster's certificate", "hosts", hosts)
-		p.webTLS = pki.WebConfig(func() (*tls.Certificate, error) {
-			id := p.node.Identity()
-			return p.ring.WebCertificate(pki.Name{Cluster: id.ClusterID(), Node: id.Node()}, hosts)
-		})
+	if !w.on() {
 		return nil
 	}
-	pair, err := pki.OpenPair(w.Cert, w.Key, p.log)
-	if err != nil {
-		return fmt.Errorf("--tls-cert, --tls-key: %w", err)
+	get := p.clusterCertificate
+	if w.Cert != "" {
+		pair, err := pki.OpenPair(w.Cert, w.Key, p.log)
+		if err != nil {
+			return fmt.Errorf("--tls-cert, --tls-key: %w", err)
+		}
+		p.log.Info("clients are served over HTTPS", "certificate", w.Cert, "until", pair.Certificate().Leaf.NotAfter.UTC())
+		p.looks = append(p.looks, pair.Look)
+		get = func() (*tls.Certificate, error) { return pair.Certificate(), nil }
+	} else {
+		p.webHosts = webHosts(p.config.HTTP, w.Hosts)
+		p.log.Info("clients are served over HTTPS with the cluster's certificate", "hosts", p.webHosts)
 	}
-	p.log.Info("clients are served over HTTPS", "certificate", w.Cert, "until", pair.Certificate().Leaf.NotAfter.UTC())
-	p.looks = append(p.looks, pair.Look)
-	p.webTLS = pki.WebConfig(func() (*tls.Certificate, error) { return pair.Certificate(), nil })
+	p.webTLS = pki.WebConfig(get)
+	if w.CA != "" {
+		clients, err := pki.OpenClients(w.CA, p.log)
+		if err != nil {
+			return fmt.Errorf("--tls-ca: %w", err)
+		}
+		p.looks = append(p.looks, clients.Look)
+		clients.Require(p.webTLS)
+	}
 	return nil
+}
+
+// clusterCertificate mints the certificate for clients by the cluster's authority, at
+// the first handshake: by then it is known who this node is.
+func (p *process) clusterCertificate() (*tls.Certificate, error) {
+	id := p.node.Identity()
+	return p.ring.WebCertificate(pki.Name{Cluster: id.ClusterID(), Node: id.Node()}, p.webHosts)
 }
 
 // webHosts gives the names and addresses under which clients may reach this node: what
