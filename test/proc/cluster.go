@@ -2,6 +2,7 @@ package proc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,11 +15,12 @@ import (
 
 	"github.com/quorate-db/quorate/client"
 	"github.com/quorate-db/quorate/internal/localcluster"
+	"github.com/quorate-db/quorate/internal/pki"
 	"github.com/quorate-db/quorate/kv"
 )
 
 // Shape says what a cluster of a test looks like. Zero values: 5 nodes, 8 shards,
-// replication factor 3, a temporary folder.
+// replication factor 3, a temporary folder, and a cluster secret in it.
 type Shape struct {
 	Nodes             int
 	Shards            int
@@ -64,7 +66,7 @@ func Describe(t testing.TB, binary string, s Shape) *Cluster {
 	c := &Cluster{Size: s.Nodes, room: room, DataDir: s.DataDir, stopped: map[int]int{}}
 	o := localcluster.Options{
 		Binary: binary, Nodes: s.Nodes, HTTPPort: first, PeerPort: first + room, DataDir: s.DataDir,
-		Shards: s.Shards, ReplicationFactor: s.ReplicationFactor, Zones: s.Zones, ExtraArgs: s.Args,
+		Shards: s.Shards, ReplicationFactor: s.ReplicationFactor, Zones: s.Zones, ExtraArgs: append([]string{"--cluster-secret-file", secretIn(t, s.DataDir)}, s.Args...),
 	}
 	if s.NodeArgs != nil {
 		o.NodeArgs = func(i int) []string { return s.NodeArgs(c, i) }
@@ -73,6 +75,16 @@ func Describe(t testing.TB, binary string, s Shape) *Cluster {
 	c.admin = c.Client(t, client.Config{})
 	t.Cleanup(func() { c.end(t) })
 	return c
+}
+
+// secretIn gives the file of the cluster's secret, which is made if it is not there.
+func secretIn(t testing.TB, dir string) string {
+	t.Helper()
+	path := filepath.Join(dir, "cluster.secret")
+	if err := pki.WriteSecret(path, pki.NewSecret()); err != nil && !errors.Is(err, os.ErrExist) {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // Start starts a cluster and waits until it is ready.
