@@ -178,6 +178,10 @@ func outcomeOfStatus(status int) kv.Outcome {
 
 func codeOfStatus(status int, read bool) kv.Code {
 	switch status {
+	case http.StatusUnauthorized:
+		return kv.CodeUnauthenticated
+	case http.StatusForbidden:
+		return kv.CodeForbidden
 	case http.StatusNotFound:
 		return kv.CodeNotFound
 	case http.StatusConflict:

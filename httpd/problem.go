@@ -46,6 +46,8 @@ var problemTable = map[kv.Code]kind{
 	kv.CodeOverloaded:          {http.StatusTooManyRequests, "The node is busy"},
 	kv.CodeTimeout:             {http.StatusGatewayTimeout, "There was no answer in time"},
 	kv.CodeOutcomeUnknown:      {http.StatusGatewayTimeout, "The write may or may not be applied"},
+	kv.CodeUnauthenticated:     {http.StatusUnauthorized, "A token is needed"},
+	kv.CodeForbidden:           {http.StatusForbidden, "The token does not allow this"},
 	kv.CodeStorageFull:         {http.StatusInsufficientStorage, "The storage is full"},
 	kv.CodeCorrupt:             {http.StatusInternalServerError, "Stored data failed its checksum"},
 	kv.CodeInternal:            {http.StatusInternalServerError, "Something went wrong inside"},
