@@ -36,7 +36,7 @@ var arrows = map[string][]string{
 	"internal/audit":        {},
 	"internal/faultfs":      {},
 	"internal/simnet":       {"kv", "raftnode/peer"},
-	"internal/bench":        {"kv", "client", "internal/bench"},
+	"internal/bench":        {"kv", "client", "internal/access", "internal/bench"},
 	"internal/localcluster": {},
 	"internal/server":       {"kv", "store", "raftnode", "router", "placement", "httpd", "metrics", "internal"},
 	"internal/sim":          {"kv", "store", "raftnode", "router", "placement", "internal"},
