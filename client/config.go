@@ -65,8 +65,20 @@ type Config struct {
 	// ResponseBytesMax bounds the body of an answer.
 	ResponseBytesMax int64
 
+	// Token is sent with each request, for clusters that ask for one (quorate token
+	// create). It is a secret: over plain http everybody on the way reads it.
+	Token string
+
 	// UserAgent is sent with each request; "" = "quorate-go".
 	UserAgent string
+}
+
+// authorization gives the value of the Authorization header, "" for none.
+func (cfg *Config) authorization() string {
+	if cfg.Token == "" {
+		return ""
+	}
+	return "Bearer " + cfg.Token
 }
 
 // RetryPolicy says when a call is attempted again. What is retried: a request
@@ -123,6 +135,8 @@ func (cfg Config) withDefaults() (Config, error) {
 		return cfg, fmt.Errorf("client: both Lean and Transport are set")
 	case strings.ContainsAny(cfg.UserAgent, "\r\n"):
 		return cfg, fmt.Errorf("client: line break in UserAgent")
+	case strings.ContainsFunc(cfg.Token, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return cfg, fmt.Errorf("client: the token has characters that no token has") // and must not be shown
 	}
 	return cfg, nil
 }

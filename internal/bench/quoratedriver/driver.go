@@ -19,6 +19,7 @@ type Options struct {
 	Retry         bool // let the client retry, which hides failures; else each counts
 	NetHTTP       bool // Go's own transport instead of the lean one
 	Clients       int  // that will be opened: connections to keep
+	Token         string
 }
 
 // Driver is a bench.Driver. All sessions share one client, and its connections.
@@ -35,6 +36,7 @@ func New(o Options) (*Driver, error) {
 		Lean:                 !o.NetHTTP,
 		IdleConnsPerEndpoint: max(o.Clients, 1),
 		UserAgent:            "quorate-bench",
+		Token:                o.Token,
 	}
 	if !o.Retry {
 		cfg.Retry.Attempts = 1
