@@ -116,8 +116,12 @@ func (f *benchFlags) run(cmd *cobra.Command, measure bool) error {
 	if err := check.Validate(); err != nil {
 		return usageError{err}
 	}
+	token, err := f.credential()
+	if err != nil {
+		return err
+	}
 	d, err := quoratedriver.New(quoratedriver.Options{
-		Endpoints: f.endpoints, Timeout: f.timeout, RouteToLeader: f.shardsAware,
+		Token: token, Endpoints: f.endpoints, Timeout: f.timeout, RouteToLeader: f.shardsAware,
 		Retry: f.retry, NetHTTP: f.netHTTP, Clients: f.cfg.Clients,
 	})
 	if err != nil {

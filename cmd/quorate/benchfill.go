@@ -70,8 +70,12 @@ func (f *benchFlags) fill(cmd *cobra.Command, o fillFlags) error {
 	if cfg.Keys = cfg.KeysOf(int64(o.bytes)); cfg.From >= cfg.Keys {
 		return usagef("--from %d: there are %d keys", cfg.From, cfg.Keys)
 	}
+	token, err := f.credential()
+	if err != nil {
+		return err
+	}
 	d, err := quoratedriver.New(quoratedriver.Options{
-		Endpoints: f.endpoints, Timeout: f.timeout, RouteToLeader: f.shardsAware,
+		Token: token, Endpoints: f.endpoints, Timeout: f.timeout, RouteToLeader: f.shardsAware,
 		Retry: f.retry, NetHTTP: f.netHTTP, Clients: cfg.Clients,
 	})
 	if err != nil {

@@ -20,6 +20,8 @@ type clientFlags struct {
 	endpoints []string
 	timeout   time.Duration
 	output    format
+	tokenFile string
+	given     string // a token that comes before all others
 }
 
 // addTo declares the flags; preset is the command's own default of -o.
@@ -28,17 +30,30 @@ func (f *clientFlags) addTo(cmd *cobra.Command, env lookupEnv, preset format) {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&f.endpoints, "endpoint", []string{endpointDefault}, "node to talk to; several, separated by commas, to go on when one is down")
 	flags.DurationVar(&f.timeout, "timeout", kv.RequestTimeoutDefault, "how long a request may take, retries included")
+	flags.StringVar(&f.tokenFile, "token-file", "", "file with the token to send; else QUORATE_TOKEN, else what 'quorate login' keeps")
 	flags.VarP(&f.output, "output", "o", "how to print")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "plain"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // connect makes the client; the caller closes it.
 func (f *clientFlags) connect() (*client.Client, error) {
-	c, err := client.New(client.Config{Endpoints: f.endpoints, Timeout: f.timeout, UserAgent: "quorate-cli"})
+	token, err := f.credential()
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.New(client.Config{Endpoints: f.endpoints, Timeout: f.timeout, Token: token, UserAgent: "quorate-cli"})
 	if err != nil {
 		return nil, usageError{err}
 	}
 	return c, nil
+}
+
+// credential gives the token to send, "" for none.
+func (f *clientFlags) credential() (string, error) {
+	if f.given != "" {
+		return f.given, nil
+	}
+	return f.token()
 }
 
 // withClient runs a command with a client.
