@@ -109,6 +109,10 @@ them) and --expect (how many there are): the owner of the first address founds
 the cluster when all have answered. Later, the same command line starts the node
 again; a new node needs --join with any member's address.
 
+With --auth, which is to be given to all nodes, clients need tokens ('quorate token').
+The node that leads when the cluster starts for the first time makes the root token, with
+which the others are made.
+
 Flags that begin with "new cluster" count only where this node founds it. Later the
 same settings are changed with 'quorate config set'.`,
 		Args: cobra.NoArgs,
@@ -116,6 +120,11 @@ same settings are changed with 'quorate config set'.`,
 			var err error
 			if o.config.Cluster, err = o.founding.settings(cmd.Flags()); err != nil {
 				return usageError{err}
+			}
+			out := cmd.OutOrStdout()
+			o.config.Auth.Show = func(token string) error {
+				_, err := fmt.Fprintln(out, token)
+				return err
 			}
 			return runServe(cmd.Context(), o, cmd.InOrStdin(), cmd.ErrOrStderr())
 		},
@@ -136,6 +145,8 @@ same settings are changed with 'quorate config set'.`,
 	o.founding.addTo(f)
 	f.StringVar(&c.Log, "log", "shared", "raft log of data shards: shared (one store for all) or bolt (a file for each)")
 	f.BoolVar(&c.Insecure, "insecure", false, "allow listening beyond loopback although there is no security yet")
+	f.BoolVar(&c.Auth.On, "auth", false, "ask clients for tokens; the first start of the cluster prints its root token, once, to standard output")
+	f.StringVar(&c.Auth.RootTokenFile, "root-token-file", "", "write the root token to this file instead, if this node is the one that makes it")
 	f.DurationVar(&c.Timing.Heartbeat, "heartbeat-timeout", server.DefaultTiming.Heartbeat, "a follower that hears nothing for this long starts an election")
 	f.DurationVar(&c.Timing.Election, "election-timeout", server.DefaultTiming.Election, "an election that is not won in this time starts anew")
 	f.DurationVar(&c.Timing.Retention, "retention", server.DefaultTiming.Retention, "how long old versions of a key are kept")
