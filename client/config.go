@@ -41,7 +41,9 @@ type Config struct {
 	// RouteToLeader sends a request for one key straight to the node that leads
 	// the key's shard, which saves the hop inside the cluster. The client then
 	// keeps a copy of the shard map. A node that cannot be reached from here, or
-	// a map that is out of date, costs a little time and never correctness.
+	// a map that is out of date, costs a little time and never correctness. Where
+	// tokens are asked for, it takes one that may read all keys, or administer: the
+	// map tells where shards begin. With another one it does nothing.
 	RouteToLeader bool
 
 	// Transport replaces the client's own net/http transport.

@@ -60,3 +60,28 @@ func TestTokens(t *testing.T) {
 		})
 	}
 }
+
+// TestRouteIsGivenUpWhereItIsDenied: a token that may not look at the cluster is not
+// refused four times a second.
+func TestRouteIsGivenUpWhereItIsDenied(t *testing.T) {
+	tokens, _ := memdata.NewTokens()
+	cluster := &memdata.Cluster{}
+	s := httptest.NewServer(httpd.New(httpd.Options{Data: memdata.New(testNode, 7), Cluster: cluster, Health: cluster, Access: tokens, Self: testNode}).Handler())
+	t.Cleanup(s.Close)
+	c, err := New(Config{Endpoints: []string{s.URL}, RouteToLeader: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	begun := func(now time.Time) time.Time {
+		c.routes.refresh(now)
+		waitFor(t, func() bool { c.routes.mu.Lock(); defer c.routes.mu.Unlock(); return !c.routes.running })
+		c.routes.mu.Lock()
+		defer c.routes.mu.Unlock()
+		return c.routes.last
+	}
+	now := time.Now()
+	if begun(now) != now || begun(now.Add(routesAgeMax-1)) != now || begun(now.Add(routesAgeMax)) == now {
+		t.Error("asked too often, or never again")
+	}
+}
