@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/gorilla/mux"
 
@@ -345,6 +346,22 @@ func TestRevocationEndsAStream(t *testing.T) {
 	}
 	if n != streamPageItems+1 || !strings.Contains(last, `"code":"unauthenticated"`) {
 		t.Errorf("%d lines, the last %s", n, last)
+	}
+}
+
+// TestRevocationEndsAWait: who waits for events is told within a look or two.
+func TestRevocationEndsAWait(t *testing.T) {
+	g := newGuardedRig(t)
+	text, id := g.access.token(kv.TokenOrder{Grants: grants("reader")})
+	g.bearer["waits"] = text
+	g.admin.events = nil
+	answers := make(chan answer, 1)
+	go func() { answers <- g.as("waits", "GET", "/v1/events?wait=9s", "") }()
+	waitFor(t, func() bool { _, _, streams := g.server.InFlight(); return streams == 1 })
+	begun := time.Now()
+	_, _ = g.access.RevokeToken(t.Context(), id)
+	if a := <-answers; a.status != 401 || time.Since(begun) > 5*time.Second {
+		t.Errorf("%d after %s", a.status, time.Since(begun))
 	}
 }
 

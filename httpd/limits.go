@@ -47,6 +47,7 @@ func (s *Server) getLimits(x *exchange) error {
 		"tokens_max":                 kv.TokensMax,
 		"grants_max":                 kv.GrantsMax,
 		"token_name_bytes_max":       kv.TokenNameBytesMax,
+		"token_prefix_bytes_max":     kv.TokenPrefixBytesMax,
 		"token_rate_max":             kv.TokenRateMax,
 		"access_stale_after_ms":      kv.AccessStaleAfter.Milliseconds(),
 		"requests_in_flight_max":     int64(l.DataInFlight),

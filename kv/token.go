@@ -74,10 +74,15 @@ func (o *TokenOrder) Validate() error {
 	if n := len(o.Grants); n < 1 || n > GrantsMax {
 		bad("grants: want 1 to %d", GrantsMax)
 	}
+	prefixes := 0
 	for i := range o.Grants {
+		prefixes += len(o.Grants[i].Prefix)
 		if err := o.Grants[i].validate(); err != nil {
 			bad("grants[%d]: %w", i, err)
 		}
+	}
+	if prefixes > TokenPrefixBytesMax {
+		bad("grants: all prefixes together have at most %d bytes", TokenPrefixBytesMax)
 	}
 	return errors.Join(errs...)
 }

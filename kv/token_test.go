@@ -18,7 +18,12 @@ func TestTokenOrderValidate(t *testing.T) {
 		"grants: want":             func(o *TokenOrder) { o.Grants = nil },
 		"grants[0]: role \"root\"": func(o *TokenOrder) { o.Grants = []Grant{{Role: "root"}} },
 		"takes no prefix":          func(o *TokenOrder) { o.Grants = []Grant{{Role: RoleAdmin, Prefix: []byte("a")}} },
-		"grants[0]: prefix":        func(o *TokenOrder) { o.Grants = []Grant{{Role: RoleReader, Prefix: make([]byte, KeyBytesMax+1)}} },
+		"all prefixes": func(o *TokenOrder) {
+			for range 5 {
+				o.Grants = append(o.Grants, Grant{Role: RoleReader, Prefix: make([]byte, KeyBytesMax)})
+			}
+		},
+		"grants[0]: prefix": func(o *TokenOrder) { o.Grants = []Grant{{Role: RoleReader, Prefix: make([]byte, KeyBytesMax+1)}} },
 	} {
 		o := good
 		change(&o)

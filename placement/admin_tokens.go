@@ -45,7 +45,8 @@ func (c *Control) Tokens(ctx context.Context) ([]kv.Token, error) {
 
 // serveTokens makes or revokes a token on the meta leader. Followers would learn of
 // the commit with what they are sent next, which on an idle shard may take a second; so
-// there is something more to send at once: the same command again, which changes nothing.
+// there is something more to send at once: a command that changes nothing. (Not the
+// same again: a second order for a token must not come after its revocation.)
 func (c *Control) serveTokens(ctx context.Context, req *metapb.ControlRequest) (*metapb.ControlAnswer, error) {
 	command := &metapb.Command{Body: &metapb.Command_RevokeToken{RevokeToken: &metapb.RevokeToken{Id: req.Token}}}
 	if req.Method == methodCreateToken {
@@ -55,7 +56,8 @@ func (c *Control) serveTokens(ctx context.Context, req *metapb.ControlRequest) (
 	if err != nil {
 		return nil, err
 	}
-	if _, err := propose(ctx, c.agent.meta, command); err != nil {
+	nothing := &metapb.Command{Body: &metapb.Command_RevokeToken{RevokeToken: &metapb.RevokeToken{}}}
+	if _, err := propose(ctx, c.agent.meta, nothing); err != nil {
 		c.agent.log.Debug("a change of tokens travels with what comes next", "err", err)
 	}
 	return &metapb.ControlAnswer{Token: result.Token}, nil

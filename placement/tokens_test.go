@@ -116,6 +116,9 @@ func TestTokensAreInSnapshots(t *testing.T) {
 	if _, err := image.WriteTo(&b); err != nil {
 		t.Fatal(err)
 	}
+	if plain := founded(t).m.current.Load(); plain.format() != 1 || b.Bytes()[len(imageMagic)+3] != 2 {
+		t.Error("a release that knows no tokens would take this image")
+	}
 	restored := NewMachine()
 	if err := restored.Restore(&b); err != nil {
 		t.Fatal(err)

@@ -191,6 +191,9 @@ func randomTree(r *rand.Rand) (*kvpb.Txn, []Op) {
 // whole transactions. A soak multiplies the number of them.
 func TestPolicyAgainstTheOracle(t *testing.T) {
 	cases := 100_000
+	if testing.Short() {
+		cases /= 10 // the race detector has nothing to find here
+	}
 	if n, err := strconv.Atoi(os.Getenv("QUORATE_SOAK")); err == nil && n > 0 {
 		cases *= max(n, 10)
 	}
