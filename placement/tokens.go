@@ -18,8 +18,8 @@ type TokenSet struct {
 	bootstrapped bool
 }
 
-// expiredKept is for how long an expired token is listed. Then the next that is made
-// takes it away.
+// expiredKept is for how long an expired token is listed, if there is room. Then the
+// next that is made takes it away.
 const expiredKept = 24 * 60 * 60 * 1000 // milliseconds
 
 // Tokens gives the tokens of the cluster; never nil.
@@ -47,7 +47,13 @@ func (t *TokenSet) index(id string) (int, bool) {
 	return slices.BinarySearchFunc(t.list, id, func(t *metapb.Token, id string) int { return cmp.Compare(t.Id, id) })
 }
 
-// createToken adds a token. It takes away what expired long ago.
+// without gives the tokens but for those that had expired at a time.
+func (t *TokenSet) without(expired int64) []*metapb.Token {
+	return slices.DeleteFunc(slices.Clone(t.list), func(t *metapb.Token) bool { return t.ExpiresMs != 0 && t.ExpiresMs < expired })
+}
+
+// createToken adds a token. It takes away what expired long ago or, if there is no room,
+// what has expired at all.
 func (s *State) createToken(c *metapb.CreateToken, at int64) (*State, *metapb.Result) {
 	order := orderFromProto(c)
 	if err := order.Validate(); err != nil {
@@ -57,9 +63,10 @@ func (s *State) createToken(c *metapb.CreateToken, at int64) (*State, *metapb.Re
 		return s, refuse(kv.CodeInvalid, "not a token: a hash of %d bytes", n)
 	}
 	i, found := s.tokens.index(order.ID)
-	kept := slices.DeleteFunc(slices.Clone(s.tokens.list), func(t *metapb.Token) bool {
-		return t.ExpiresMs != 0 && t.ExpiresMs < at-expiredKept
-	})
+	kept := s.tokens.without(at - expiredKept)
+	if len(kept) >= kv.TokensMax {
+		kept = s.tokens.without(at)
+	}
 	switch {
 	case s.clusterID == "":
 		return s, refuse(kv.CodeConflict, "the cluster is not founded yet")

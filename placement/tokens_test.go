@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/quorate-db/quorate/internal/access"
 	"github.com/quorate-db/quorate/kv"
@@ -88,20 +89,36 @@ func TestBootstrapIsOnce(t *testing.T) {
 	}
 }
 
-func TestExpiredTokensDoNotFillTheState(t *testing.T) {
+func TestTokensAreBounded(t *testing.T) {
 	d := founded(t)
+	const begin = 10_000
+	at := int64(begin)
+	d.clock = func() time.Time { return time.UnixMilli(at) }
+	create := func(id int, ttl int64) *metapb.Result {
+		o := tokenOrder(id, kv.RoleReader)
+		o.TTLMs = ttl
+		return d.do(t, cmdToken(o))
+	}
 	for i := range kv.TokensMax {
-		o := tokenOrder(i+1, kv.RoleReader)
-		o.TTLMs = 1
-		if r := d.do(t, cmdToken(o)); r.Error != nil {
+		if r := create(i+1, 1000*int64(i%2+1)); r.Error != nil {
 			t.Fatal(i, r.Error)
 		}
 	}
-	refusedAs(t, d.do(t, cmdToken(tokenOrder(99999, kv.RoleReader))), kv.CodeConflict)
-	late := d.entry(cmdToken(tokenOrder(99999, kv.RoleReader)))
-	late.Stamp.NowMs += expiredKept + 10000
-	if _, err := d.m.Apply([]kv.Entry{late}); err != nil || len(d.m.State().Tokens().All()) != 1 {
-		t.Errorf("%v, %d tokens", err, len(d.m.State().Tokens().All()))
+	refusedAs(t, create(99999, 0), kv.CodeConflict)
+	at = begin + 1500 // half of them have expired, and make room at once
+	create(99999, 0)
+	if n := len(d.m.State().Tokens().All()); n != kv.TokensMax/2+1 {
+		t.Errorf("%d tokens", n)
+	}
+	at = begin + 2000 + expiredKept // there is room: the others are still listed
+	create(99998, 0)
+	if n := len(d.m.State().Tokens().All()); n != kv.TokensMax/2+2 {
+		t.Errorf("%d tokens", n)
+	}
+	at++
+	create(99997, 0)
+	if n := len(d.m.State().Tokens().All()); n != 3 {
+		t.Errorf("%d tokens", n)
 	}
 }
 

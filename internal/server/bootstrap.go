@@ -20,6 +20,9 @@ const (
 	pendingFile    = "root-token.pending"
 	bootstrapPause = 250 * time.Millisecond
 	bootstrapTime  = 5 * time.Second // for one try
+	// bootstrapPatience is after how many steps without a leader that makes the token
+	// this is said.
+	bootstrapPatience = 60
 )
 
 // bootstrap makes the cluster's first token, on the node that leads the meta shard,
@@ -35,6 +38,7 @@ type bootstrap struct {
 	create  func(ctx context.Context, order kv.TokenOrder) (kv.Token, error)
 	log     *slog.Logger
 	told    string // the last failure that was logged
+	waited  int    // steps in which another node led and made none
 }
 
 func newBootstrap(n *Node) *bootstrap {
@@ -62,7 +66,7 @@ func (b *bootstrap) run(ctx context.Context) {
 			return
 		case err != nil && err.Error() != b.told:
 			b.told = err.Error()
-			b.log.Warn("the cluster's first token is not there yet", "err", err)
+			b.log.Warn("the cluster has no root token yet", "err", err)
 		}
 		select {
 		case <-changed:
@@ -78,6 +82,9 @@ func (b *bootstrap) step(ctx context.Context) (done bool, err error) {
 		return b.finish()
 	}
 	if !b.leads() {
+		if b.waited++; b.waited > bootstrapPatience {
+			return false, errors.New("the node that leads the meta shard makes it; is it there, and was it started with --auth?")
+		}
 		return false, nil
 	}
 	text, err := b.mint()
