@@ -41,7 +41,9 @@ type Config struct {
 	// RouteToLeader sends a request for one key straight to the node that leads
 	// the key's shard, which saves the hop inside the cluster. The client then
 	// keeps a copy of the shard map. A node that cannot be reached from here, or
-	// a map that is out of date, costs a little time and never correctness.
+	// a map that is out of date, costs a little time and never correctness. Where
+	// tokens are asked for, it takes one that may read all keys, or administer: the
+	// map tells where shards begin. With another one it does nothing.
 	RouteToLeader bool
 
 	// Transport replaces the client's own net/http transport.
@@ -65,8 +67,20 @@ type Config struct {
 	// ResponseBytesMax bounds the body of an answer.
 	ResponseBytesMax int64
 
+	// Token is sent with each request, for clusters that ask for one (quorate token
+	// create). It is a secret: over plain http everybody on the way reads it.
+	Token string
+
 	// UserAgent is sent with each request; "" = "quorate-go".
 	UserAgent string
+}
+
+// authorization gives the value of the Authorization header, "" for none.
+func (cfg *Config) authorization() string {
+	if cfg.Token == "" {
+		return ""
+	}
+	return "Bearer " + cfg.Token
 }
 
 // RetryPolicy says when a call is attempted again. What is retried: a request
@@ -123,6 +137,8 @@ func (cfg Config) withDefaults() (Config, error) {
 		return cfg, fmt.Errorf("client: both Lean and Transport are set")
 	case strings.ContainsAny(cfg.UserAgent, "\r\n"):
 		return cfg, fmt.Errorf("client: line break in UserAgent")
+	case strings.ContainsFunc(cfg.Token, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return cfg, fmt.Errorf("client: the token has characters that no token has") // and must not be shown
 	}
 	return cfg, nil
 }

@@ -84,6 +84,11 @@ func IsConditionFailed(err error) bool { return CodeOf(err) == kv.CodeConditionF
 // IsConflict: the operation does not fit the stored value, or met another one.
 func IsConflict(err error) bool { return CodeOf(err) == kv.CodeConflict }
 
+// IsDenied: no token was given, it does not count, or it does not allow this.
+func IsDenied(err error) bool {
+	return CodeOf(err) == kv.CodeUnauthenticated || CodeOf(err) == kv.CodeForbidden
+}
+
 // IsOutcomeUnknown: nobody can say whether the write was applied.
 func IsOutcomeUnknown(err error) bool { return err != nil && OutcomeOf(err) == kv.OutcomeUnknown }
 
@@ -178,6 +183,10 @@ func outcomeOfStatus(status int) kv.Outcome {
 
 func codeOfStatus(status int, read bool) kv.Code {
 	switch status {
+	case http.StatusUnauthorized:
+		return kv.CodeUnauthenticated
+	case http.StatusForbidden:
+		return kv.CodeForbidden
 	case http.StatusNotFound:
 		return kv.CodeNotFound
 	case http.StatusConflict:

@@ -27,6 +27,7 @@ type leanTransport struct {
 	idleTime  time.Duration
 	bodyMax   int64
 	userAgent string
+	bearer    string // of the Authorization header
 }
 
 // idleUnchecked is how long an idle connection is used again without first
@@ -41,6 +42,7 @@ func newLeanTransport(cfg Config) *leanTransport {
 		idleTime:  cfg.IdleConnTimeout,
 		bodyMax:   cfg.ResponseBytesMax,
 		userAgent: cfg.UserAgent,
+		bearer:    cfg.authorization(),
 	}
 }
 
@@ -221,6 +223,7 @@ func (t *leanTransport) encode(c *leanConn, ep *endpoint, req *request, server t
 	b = append(b, "\r\nQuorate-Timeout: "...)
 	b = strconv.AppendInt(b, max(server.Milliseconds(), 1), 10)
 	b = append(b, "ms\r\n"...)
+	b = appendField(b, "Authorization: ", t.bearer)
 	b = appendField(b, "Content-Type: ", req.contentType)
 	b = appendField(b, "Accept: ", req.accept)
 	b = appendField(b, "If-Match: ", req.ifMatch)

@@ -24,11 +24,12 @@ type netTransport struct {
 	rt        http.RoundTripper
 	own       *http.Transport // rt, if it is ours to close
 	userAgent string
+	bearer    string // of the Authorization header
 	bodyMax   int64
 }
 
 func newNetTransport(cfg Config) *netTransport {
-	t := &netTransport{rt: cfg.Transport, userAgent: cfg.UserAgent, bodyMax: cfg.ResponseBytesMax}
+	t := &netTransport{rt: cfg.Transport, userAgent: cfg.UserAgent, bearer: cfg.authorization(), bodyMax: cfg.ResponseBytesMax}
 	if t.rt == nil {
 		dialer := &net.Dialer{Timeout: cfg.DialTimeout, KeepAlive: 15 * time.Second}
 		t.own = &http.Transport{
@@ -83,6 +84,7 @@ func (t *netTransport) build(ctx context.Context, ep *endpoint, req *request, se
 			header[name] = []string{value}
 		}
 	}
+	set("Authorization", t.bearer)
 	set("Content-Type", req.contentType)
 	set("Accept", req.accept)
 	set("If-Match", req.ifMatch)

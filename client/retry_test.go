@@ -422,6 +422,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"backoff":         func(c *Config) { c.Retry.BackoffMin, c.Retry.BackoffMax = time.Second, time.Millisecond },
 		"two transports":  func(c *Config) { c.Lean, c.Transport = true, http.DefaultTransport },
 		"agent":           func(c *Config) { c.UserAgent = "a\r\nb: c" },
+		"token":           func(c *Config) { c.Token = "a\r\nb: c" },
 		"negative limits": func(c *Config) { c.ResponseBytesMax = -1 },
 	} {
 		cfg := good

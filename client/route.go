@@ -33,6 +33,7 @@ type routes struct {
 	mu      sync.Mutex
 	running bool // a fetch is
 	closed  bool
+	denied  bool           // the last fetch was: the token may not look at the cluster
 	last    time.Time      // when the last fetch began
 	wg      sync.WaitGroup // of the fetch
 }
@@ -101,28 +102,32 @@ func (r *routes) observe(ep *endpoint, resp *response, err error, now time.Time)
 func (r *routes) refresh(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.running || r.closed || (!r.last.IsZero() && now.Sub(r.last) < routesAgeMin) {
+	pause := routesAgeMin
+	if r.denied {
+		pause = routesAgeMax
+	}
+	if r.running || r.closed || (!r.last.IsZero() && now.Sub(r.last) < pause) {
 		return
 	}
 	r.running, r.last = true, now
 	r.wg.Go(func() {
-		r.fetch()
+		err := r.fetch()
 		r.mu.Lock()
-		r.running = false
+		r.running, r.denied = false, IsDenied(err)
 		r.mu.Unlock()
 	})
 }
 
 // fetch replaces the table if the cluster can be asked; if not, the old one
 // stays.
-func (r *routes) fetch() {
+func (r *routes) fetch() error {
 	ctx, cancel := context.WithTimeout(r.c.life, routesTimeout)
 	defer cancel()
 	t, err := r.c.fetchRoutes(ctx)
-	if err != nil {
-		return
+	if err == nil {
+		r.table.Store(t)
 	}
-	r.table.Store(t)
+	return err
 }
 
 func (c *Client) fetchRoutes(ctx context.Context) (*routeTable, error) {

@@ -81,7 +81,10 @@ func (s *Server) runBatch(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	results := s.opts.Data.Batch(x.ctx, txns, id)
+	results, err := x.data().Batch(x.ctx, txns, id)
+	if err != nil {
+		return err
+	}
 	if len(results) != len(txns) {
 		return kv.Errorf(kv.CodeInternal, kv.OutcomeUnknown, "a batch of %d operations was answered with %d results", len(txns), len(results))
 	}

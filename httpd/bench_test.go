@@ -64,6 +64,22 @@ func BenchmarkGet(b *testing.B) {
 	}
 }
 
+// BenchmarkGetWithToken is BenchmarkGet where tokens are asked for.
+func BenchmarkGetWithToken(b *testing.B) {
+	s := newInstant()
+	tokens := &fakeAccess{}
+	s.opts.Access = tokens
+	text, _ := tokens.token(kv.TokenOrder{Grants: []kv.Grant{{Role: kv.RoleReader, Prefix: []byte("user/")}}})
+	r := httptest.NewRequest("GET", keyPrefix+"user/1234567890", nil)
+	r.Header.Set("Authorization", "Bearer "+text)
+	w := &discard{h: http.Header{}}
+	b.ReportAllocs()
+	for b.Loop() {
+		clear(w.h)
+		s.ServeHTTP(w, r)
+	}
+}
+
 func BenchmarkPut(b *testing.B) {
 	s := newInstant()
 	value := bytes.Repeat([]byte("v"), 100)

@@ -6,8 +6,9 @@
 //
 //	fastConn (plain requests for one key) or net/http (everything else)
 //	  → Server.ServeHTTP (exchange from a pool)
-//	  → mux (which route) → endpoint (method, budget, deadline)
-//	  → handler (query, headers, body within its limits) → Data or Cluster
+//	  → mux (which route) → endpoint (method, budget, caller, deadline)
+//	  → handler (query, headers, body within its limits)
+//	  → guarded (may the caller do this) → Data; or Cluster, Admin
 //	  → response, or one problem+json for every error
 //
 // A connection begins at a fastConn, which serves it until a request comes that it
@@ -30,6 +31,11 @@
 //     one table (problemTable) gives its status, and it is total.
 //  6. Conditions of writes are guards that the shard evaluates, never a read
 //     followed by a write.
+//  7. With Options.Access, every route says what it needs, and one that says nothing
+//     is closed. Keys are reached through guarded alone, which asks the policy about
+//     the very arguments that it hands on: nothing that a body nests escapes it, and
+//     no handler can forget to ask. What is denied was not begun, and its answer says
+//     nothing of what is stored or where.
 //
 // What net/http itself refuses before there is a request (malformed request
 // lines, bad percent-encoding, headers over the limit) is answered by it in

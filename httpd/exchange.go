@@ -47,6 +47,7 @@ type exchange struct {
 	deadline time.Time
 	readOnly bool  // a POST that changes nothing
 	held     int64 // of the server's byte budget
+	caller   caller
 
 	success  int // the status of a JSON answer; 0 = 200
 	status   int // 0 = nothing written yet
@@ -99,12 +100,14 @@ func (s *Server) finish(x *exchange, started time.Time) {
 			Duration: time.Since(started), BytesIn: x.bytesIn, BytesOut: x.bytesOut,
 		})
 	}
-	vars, buf := x.match.Vars, x.buf
+	x.audit()
+	vars, buf, ops := x.match.Vars, x.buf, x.caller.ops
 	clear(vars)
+	clear(ops) // keys of the request's
 	if cap(buf) > bufBytesKept {
 		buf = nil
 	}
-	*x = exchange{s: s, buf: buf[:0], match: mux.RouteMatch{Vars: vars}}
+	*x = exchange{s: s, buf: buf[:0], match: mux.RouteMatch{Vars: vars}, caller: caller{ops: ops[:0]}}
 	s.pool.Put(x)
 }
 

@@ -76,7 +76,7 @@ func FuzzBodies(f *testing.F) {
 	for _, s := range []string{`{"if":[{"key":"a","version":"1"}],"then":[{"op":"put","key":"a","value":"b","ttl":"1s"}],"else":[{"op":"get","key":"a"}]}`,
 		`{"ops":[{"op":"add","key":"a","delta":"1","if_match":["1","2"]},{"op":"delete","key_b64":"YQ=="}]}`,
 		`{"gets":[{"key":"a"}],"ranges":[{"prefix":"a","limit":5,"reverse":true,"cursor":"AA"}],"consistency":"stale","max_staleness":"1s"}`} {
-		for route := range 4 {
+		for route := range 5 {
 			f.Add(route, []byte(s))
 		}
 	}
@@ -85,14 +85,17 @@ func FuzzBodies(f *testing.F) {
 			f.Add(0, []byte(strings.ReplaceAll(s, "OBJ", `"then"`)))
 		}
 	}
-	d := newFakeData()
-	s := New(Options{Data: d, Cluster: &fakeCluster{}, Health: &fakeHealth{}, Self: testNode})
+	f.Add(4, []byte(`{"name":"n","grants":[{"role":"reader","prefix":"a"},{"role":"writer","prefix_b64":"/w==","deny":true}],"ttl":"1h","rate":0.5}`))
+	d, tokens := newFakeData(), &fakeAccess{}
+	s := New(Options{Data: d, Cluster: &fakeCluster{}, Health: &fakeHealth{}, Tokens: tokens, Self: testNode})
 	f.Fuzz(func(t *testing.T, route int, body []byte) {
-		target := []string{"/v1/txn", "/v1/batch", "/v1/query", "/v1/batch"}[route&3]
+		route = int(uint(route) % 5)
+		target := []string{"/v1/txn", "/v1/batch", "/v1/query", "/v1/batch", "/v1/tokens"}[route]
 		clear(d.items)
+		tokens.setLocked(nil)
 		req := httptest.NewRequest("POST", target, bytes.NewReader(body))
 		req.Header.Set("Content-Type", "application/json")
-		ndjson := route&3 == 3
+		ndjson := route == 3
 		if ndjson {
 			req.Header.Set("Content-Type", "application/x-ndjson")
 		}
@@ -100,7 +103,7 @@ func FuzzBodies(f *testing.F) {
 		s.ServeHTTP(w, req)
 		switch w.Code {
 		case 400, 409, 412, 413:
-		case 200:
+		case 200, 201:
 			if !ndjson && !json.Valid(body) {
 				t.Errorf("%s took %q", target, body)
 			}

@@ -126,7 +126,7 @@ func (r *rig) send(req *http.Request, body string, headers ...string) answer {
 }
 
 // refused are the statuses of requests that the contract need not allow.
-var refused = []int{400, 403, 404, 405, 406, 413, 414, 415, 429}
+var refused = []int{400, 401, 403, 404, 405, 406, 413, 414, 415, 429}
 
 // validate holds a response to the contract, and the request too unless it was
 // refused. What the contract has no words for is passed over: paths and methods

@@ -309,6 +309,9 @@ func (s *Server) getLive(x *exchange) error {
 		return err
 	}
 	if err := s.opts.Health.Live(); err != nil {
+		if !x.known() {
+			return &kv.Error{Code: kv.CodeUnavailable, Detail: "the process needs help; a token shows more"}
+		}
 		return &kv.Error{Code: kv.CodeUnavailable, Detail: err.Error(), Cause: err}
 	}
 	x.replyJSON([]byte(`{"live":true}`))
@@ -336,6 +339,11 @@ func (s *Server) getReady(x *exchange) error {
 	for _, c := range checks {
 		if !c.OK {
 			bad = append(bad, c)
+		}
+	}
+	if !x.known() {
+		if verbose = false; len(bad) > 0 {
+			return &kv.Error{Code: code, Detail: "the node does not serve; a token shows more"}
 		}
 	}
 	if len(bad) > 0 {

@@ -121,7 +121,7 @@ func (s *Server) getKey(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	reading, err := s.opts.Data.Get(x.ctx, key, opts)
+	reading, err := x.data().Get(x.ctx, key, opts)
 	if err != nil {
 		return err
 	}
@@ -212,7 +212,7 @@ func (x *exchange) apply(w *write, body []byte) (*kvpb.TxnResult, *kvpb.OpResult
 	if err != nil {
 		return nil, nil, kv.Written{}, err
 	}
-	written, err := x.s.opts.Data.Txn(x.ctx, &w.txn, id)
+	written, err := x.data().Txn(x.ctx, &w.txn, id)
 	if err != nil {
 		return nil, nil, written, err
 	}

@@ -158,7 +158,7 @@ func (s *Server) runQuery(x *exchange) error {
 	}
 	b = append(b, `],"ranges":[`...)
 	for i := range pages {
-		page, err := s.opts.Data.Scan(x.ctx, pages[i])
+		page, err := x.data().Scan(x.ctx, pages[i])
 		if err != nil {
 			return err
 		}
@@ -195,7 +195,7 @@ func (s *Server) appendGets(x *exchange, b []byte, q *multiQuery, served []kv.Se
 		}
 		n = min(n, len(q.keys)-done)
 		group := q.keys[done : done+n]
-		readings, err := s.opts.Data.MultiGet(x.ctx, group, q.read)
+		readings, err := x.data().MultiGet(x.ctx, group, q.read)
 		if err != nil {
 			return b, served, err
 		}

@@ -157,6 +157,9 @@ func (x *exchange) awaitEvents(admin Admin, after uint64, limit int, wait time.D
 		case <-x.ctx.Done():
 			return nil, x.ctx.Err()
 		}
+		if err := x.stillAllowed(); err != nil {
+			return nil, err
+		}
 		if events, err = admin.Events(x.ctx, after, limit); err != nil || len(events) > 0 {
 			return events, err
 		}

@@ -46,6 +46,8 @@ var problemTable = map[kv.Code]kind{
 	kv.CodeOverloaded:          {http.StatusTooManyRequests, "The node is busy"},
 	kv.CodeTimeout:             {http.StatusGatewayTimeout, "There was no answer in time"},
 	kv.CodeOutcomeUnknown:      {http.StatusGatewayTimeout, "The write may or may not be applied"},
+	kv.CodeUnauthenticated:     {http.StatusUnauthorized, "A token is needed"},
+	kv.CodeForbidden:           {http.StatusForbidden, "The token does not allow this"},
 	kv.CodeStorageFull:         {http.StatusInsufficientStorage, "The storage is full"},
 	kv.CodeCorrupt:             {http.StatusInternalServerError, "Stored data failed its checksum"},
 	kv.CodeInternal:            {http.StatusInternalServerError, "Something went wrong inside"},
@@ -69,6 +71,8 @@ type problem struct {
 	guard   int    // 1 + the index of the guard that was false, 0 = none
 	deleted int    // 1 + how many keys were deleted all the same, 0 = does not apply
 	allow   string // 405
+	invalid bool   // 401: there was a token, and it does not count
+	seconds int    // 429, 503: to wait; 0 = 1
 	checks  []kv.Check
 }
 
@@ -203,6 +207,15 @@ func (x *exchange) fail(err error) {
 	h["X-Content-Type-Options"] = headerNoSniff
 	if status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 		h["Retry-After"] = headerRetryAfter
+		if p.seconds > 1 {
+			h["Retry-After"] = []string{strconv.Itoa(p.seconds)}
+		}
+	}
+	if status == http.StatusUnauthorized {
+		h["Www-Authenticate"] = headerChallenge
+		if p.invalid {
+			h["Www-Authenticate"] = headerInvalidToken
+		}
 	}
 	if p.allow != "" {
 		h["Allow"] = []string{p.allow}

@@ -12,7 +12,7 @@ import (
 
 // requestID gives the request's id if the client named one by Idempotency-Key,
 // nil otherwise. It is the hash of (principal, key), so that principals do not
-// meet; there is one principal, "", until there are credentials. The id is dated
+// meet: it is the token's id, or "" where no tokens are asked for. The id is dated
 // by this node's clock now, not by the client's first try, which nobody knows: a
 // retry after kv.RequestIDWindow is a new request.
 func (x *exchange) requestID(body []byte) (*kvpb.RequestID, error) {
@@ -25,8 +25,7 @@ func (x *exchange) requestID(body []byte) (*kvpb.RequestID, error) {
 		p.limit = kv.IdempotencyKeyBytesMax
 		return nil, p
 	}
-	const principal = ""
-	sum := sha256.Sum256([]byte(principal + "\x00" + key))
+	sum := sha256.Sum256([]byte(x.caller.id() + "\x00" + key))
 	return &kvpb.RequestID{
 		Hi:          binary.BigEndian.Uint64(sum[:8]),
 		Lo:          binary.BigEndian.Uint64(sum[8:16]),

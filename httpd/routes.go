@@ -22,9 +22,11 @@ type endpoint struct {
 	allow   string
 }
 
-// method is one method of a route. GET serves HEAD too.
+// method is one method of a route, and what a caller needs to use it. GET serves HEAD
+// too.
 type method struct {
 	name   string
+	needs  need
 	handle func(x *exchange) error
 }
 
@@ -51,20 +53,24 @@ func (s *Server) routes() *mux.Router {
 		e.allow = strings.Join(names, ", ")
 		m.Handle(path, e)
 	}
-	get := func(h func(*exchange) error) method { return method{http.MethodGet, h} }
-	post := func(h func(*exchange) error) method { return method{http.MethodPost, h} }
+	// Whoever may look at the cluster reads it, whoever administers it changes it.
+	get := func(h func(*exchange) error) method { return method{http.MethodGet, needView, h} }
+	post := func(h func(*exchange) error) method { return method{http.MethodPost, needAdmin, h} }
+	other := func(name string, h func(*exchange) error) method { return method{name, needAdmin, h} }
+	read := func(n need, h func(*exchange) error) method { return method{http.MethodGet, n, h} }
+	keys := func(name string, h func(*exchange) error) method { return method{name, needKeys, h} }
 
 	// The hottest first: mux tries them in order.
-	add(keyPrefix+`{key:(?s:.*)}`, &s.data, get(s.getKey), method{http.MethodPut, s.putKey},
-		method{http.MethodDelete, s.deleteKey}, post(s.addKey))
-	add("/v1/kv", &s.data, get(s.scan), method{http.MethodDelete, s.deleteRange})
-	add("/v1/query", &s.data, post(s.runQuery))
-	add("/v1/batch", &s.data, post(s.runBatch))
-	add("/v1/txn", &s.data, post(s.runTxn))
+	add(keyPrefix+`{key:(?s:.*)}`, &s.data, keys(http.MethodGet, s.getKey), keys(http.MethodPut, s.putKey),
+		keys(http.MethodDelete, s.deleteKey), keys(http.MethodPost, s.addKey))
+	add("/v1/kv", &s.data, keys(http.MethodGet, s.scan), keys(http.MethodDelete, s.deleteRange))
+	add("/v1/query", &s.data, keys(http.MethodPost, s.runQuery))
+	add("/v1/batch", &s.data, keys(http.MethodPost, s.runBatch))
+	add("/v1/txn", &s.data, keys(http.MethodPost, s.runTxn))
 
 	add("/v1/cluster", &s.control, get(s.getCluster))
 	add("/v1/nodes", &s.control, get(s.getNodes))
-	add("/v1/nodes/{id}", &s.control, get(s.getNode), method{http.MethodDelete, s.removeNode})
+	add("/v1/nodes/{id}", &s.control, get(s.getNode), other(http.MethodDelete, s.removeNode))
 	add("/v1/nodes/{id}/drain", &s.control, post(s.drainNode(true)))
 	add("/v1/nodes/{id}/undrain", &s.control, post(s.drainNode(false)))
 	add("/v1/shards", &s.control, get(s.getShards))
@@ -77,35 +83,38 @@ func (s *Server) routes() *mux.Router {
 	add("/v1/problems", &s.control, get(s.getProblems))
 	add("/v1/events", &s.control, get(s.getEvents))
 	add("/v1/operations", &s.control, get(s.getOperations))
-	add("/v1/operations/{id}", &s.control, get(s.getOperation), method{http.MethodDelete, s.cancelOperation})
-	add("/v1/config", &s.control, get(s.getConfig), method{http.MethodPut, s.putConfig}, method{http.MethodPatch, s.patchConfig})
-	add("/v1/limits", &s.control, get(s.getLimits))
-	add("/v1/version", &s.control, get(s.getVersion))
-	add("/livez", &s.control, get(s.getLive))
-	add("/readyz", &s.control, get(s.getReady))
-	add("/metrics", &s.control, get(s.getMetrics))
-	add("/openapi.json", &s.control, get(s.getOpenAPI))
+	add("/v1/operations/{id}", &s.control, get(s.getOperation), other(http.MethodDelete, s.cancelOperation))
+	add("/v1/config", &s.control, get(s.getConfig), other(http.MethodPut, s.putConfig), other(http.MethodPatch, s.patchConfig))
+	add("/v1/tokens", &s.control, read(needAdmin, s.getTokens), post(s.createToken))
+	add("/v1/tokens/self", &s.control, read(needToken, s.getOwnToken))
+	add("/v1/tokens/{id}", &s.control, other(http.MethodDelete, s.revokeToken))
+	add("/v1/limits", &s.control, read(needToken, s.getLimits))
+	add("/v1/version", &s.control, read(needToken, s.getVersion))
+	add("/livez", &s.control, read(needNothing, s.getLive))
+	add("/readyz", &s.control, read(needNothing, s.getReady))
+	add("/metrics", &s.control, read(needMetrics, s.getMetrics))
+	add("/openapi.json", &s.control, read(needNothing, s.getOpenAPI))
 	return m
 }
 
-// find gives the handler of a method, nil if there is none.
-func (e *endpoint) find(name string) func(x *exchange) error {
+// find gives a method, nil if there is none.
+func (e *endpoint) find(name string) *method {
 	if name == http.MethodHead {
 		name = http.MethodGet
 	}
 	for i := range e.methods {
 		if e.methods[i].name == name {
-			return e.methods[i].handle
+			return &e.methods[i]
 		}
 	}
 	return nil
 }
 
-// serve checks what can be checked without the body, gives the request its
-// place and its deadline (invariant 2) and calls its handler.
+// serve checks what can be checked without the body, who sent it too (invariant 7),
+// gives the request its place and its deadline (invariant 2) and calls its handler.
 func (e *endpoint) serve(x *exchange, started time.Time) {
-	handle := e.find(x.method)
-	if handle == nil {
+	m := e.find(x.method)
+	if m == nil {
 		p := refusal(codeMethodNotAllowed, "this route takes "+e.allow)
 		p.allow = e.allow
 		x.fail(p)
@@ -121,6 +130,10 @@ func (e *endpoint) serve(x *exchange, started time.Time) {
 		return
 	}
 	defer e.budget.leave()
+	if err := x.authorize(m.needs); err != nil {
+		x.fail(err)
+		return
+	}
 	if err := x.begin(started); err != nil {
 		x.fail(err)
 		return
@@ -128,7 +141,7 @@ func (e *endpoint) serve(x *exchange, started time.Time) {
 	ctx, cancel := context.WithDeadline(x.r.Context(), x.deadline)
 	defer cancel()
 	x.ctx = ctx
-	if err := handle(x); err != nil {
+	if err := m.handle(x); err != nil {
 		x.fail(err)
 	}
 }

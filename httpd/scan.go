@@ -127,7 +127,7 @@ func (s *Server) scan(x *exchange) error {
 	if f == formatNDJSON {
 		return s.streamScan(x, &req, paged)
 	}
-	page, err := s.opts.Data.Scan(x.ctx, paged)
+	page, err := x.data().Scan(x.ctx, paged)
 	if err != nil {
 		return err
 	}
@@ -248,11 +248,11 @@ func (st *stream) page(req kv.ScanRequest, first bool) (kv.Page, error) {
 	default:
 	}
 	if first {
-		return x.s.opts.Data.Scan(x.ctx, req)
+		return x.data().Scan(x.ctx, req)
 	}
 	ctx, cancel := context.WithTimeout(x.r.Context(), x.timeout)
 	defer cancel()
-	return x.s.opts.Data.Scan(ctx, req)
+	return x.data().Scan(ctx, req)
 }
 
 // start sends the header. The server's read timeout would look like a client
@@ -366,7 +366,7 @@ func (s *Server) deleteRange(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	n, err := s.opts.Data.DeleteRange(x.ctx, start, end, id)
+	n, err := x.data().DeleteRange(x.ctx, start, end, id)
 	if err != nil {
 		p := *asProblem(err, false)
 		p.deleted = n + 1

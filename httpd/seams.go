@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/quorate-db/quorate/internal/access"
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
 )
@@ -75,6 +76,24 @@ type Admin interface {
 	SetConfig(ctx context.Context, c kv.ClusterConfig) (kv.ClusterConfig, error)
 }
 
+// Access tells which tokens count. Its method is called for every request.
+type Access interface {
+	// Table gives the tokens as this node knows them. kv.CodeUnavailable: it has not
+	// heard from the cluster for so long that they may have changed.
+	Table() (*access.Table, error)
+}
+
+// Tokens makes and revokes tokens. Any node serves it.
+type Tokens interface {
+	// CreateToken adds a token. Its order is checked by kv.TokenOrder.Validate.
+	CreateToken(ctx context.Context, order kv.TokenOrder) (kv.Token, error)
+	// RevokeToken takes one away; kv.CodeNotFound if there is none, kv.CodeConflict if
+	// it is the last that may administer.
+	RevokeToken(ctx context.Context, id string) (kv.Token, error)
+	// Tokens gives all, by id.
+	Tokens(ctx context.Context) ([]kv.Token, error)
+}
+
 // Health answers the probes. Both methods must be quick.
 type Health interface {
 	// Live is nil unless the process can only be helped by a restart.
@@ -95,8 +114,24 @@ type RequestInfo struct {
 	BytesOut int64 // of the body, as written
 }
 
+// AuditInfo is a request that was denied, or changed the cluster or tried to. There
+// are no keys, values or tokens in it.
+type AuditInfo struct {
+	Token   string // id of the caller's, "" if it is not known
+	Name    string // of that token
+	Method  string
+	Route   string // the pattern
+	Target  string // the id in the path, or of the token that was made
+	From    string // the address of the other end of the connection
+	Status  int
+	Code    kv.Code // of the problem, "" for a success
+	Outcome kv.Outcome
+}
+
 // Hooks are called as things happen; a nil one is skipped. They must not block.
 type Hooks struct {
 	// Request is called once for each request, after its response was written.
 	Request func(RequestInfo)
+	// Audit is called for each request that was denied or that administers.
+	Audit func(AuditInfo)
 }

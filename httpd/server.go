@@ -23,6 +23,8 @@ type Options struct {
 	Cluster Cluster
 	Health  Health
 	Admin   Admin        // nil: its routes answer 503
+	Access  Access       // nil: no tokens are asked for, everybody may do everything
+	Tokens  Tokens       // nil: its routes answer 503
 	Metrics http.Handler // nil: /metrics is 404
 	Hooks   Hooks
 	Logger  *slog.Logger // nil: logs are dropped

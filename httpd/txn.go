@@ -61,7 +61,7 @@ func (s *Server) runTxn(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	written, err := s.opts.Data.Txn(x.ctx, txn, id)
+	written, err := x.data().Txn(x.ctx, txn, id)
 	if err != nil {
 		return err
 	}

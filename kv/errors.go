@@ -56,6 +56,10 @@ const (
 	CodeTimeout Code = "timeout"
 	// CodeOutcomeUnknown: a write was proposed and its fate is not known.
 	CodeOutcomeUnknown Code = "outcome_unknown"
+	// CodeUnauthenticated: no token was given, or one that does not count (any more).
+	CodeUnauthenticated Code = "unauthenticated"
+	// CodeForbidden: the token does not allow this.
+	CodeForbidden Code = "forbidden"
 	// CodeStorageFull: the disk or a quota is full.
 	CodeStorageFull Code = "storage_full"
 	// CodeCorrupt: stored data failed its checksum; it is never served.

@@ -90,6 +90,19 @@ const (
 	MovesPerClusterMax   = 1024
 	ZoneBytesMax         = 255
 
+	// Tokens. TokensMax bounds those of a cluster, which every node holds in memory;
+	// GrantsMax those of one; TokenRateMax the rate that it can be held to, in
+	// requests a second; TokenPrefixBytesMax all prefixes of one together.
+	TokensMax           = 4096
+	GrantsMax           = 32
+	TokenNameBytesMax   = 128
+	TokenPrefixBytesMax = 16 << 10
+	TokenRateMax        = 1_000_000
+
+	// AccessStaleAfter is how long a node goes by what it knows of tokens without
+	// hearing from the meta shard's leader. Then it refuses all of them.
+	AccessStaleAfter = 30 * time.Second
+
 	// EventsMax bounds one answer of GET /v1/events.
 	EventsDefault = 100
 	EventsMax     = 1000

@@ -69,6 +69,7 @@ func newRequests(r maker) *requests {
 	// appears with its first event, that event is not seen.
 	for _, c := range []kv.Code{
 		kv.CodeUnavailable, kv.CodeTimeout, kv.CodeOutcomeUnknown, kv.CodeOverloaded, kv.CodeStorageFull, kv.CodeCorrupt, kv.CodeInternal,
+		kv.CodeUnauthenticated, kv.CodeForbidden,
 	} {
 		q.codes.get(c)
 	}

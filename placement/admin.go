@@ -23,6 +23,9 @@ const (
 	methodOperations = "operations"
 	methodCancel     = "cancel"
 	methodSetConfig  = "set-config"
+
+	methodCreateToken = "create-token"
+	methodRevokeToken = "revoke-token"
 )
 
 const (

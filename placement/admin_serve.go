@@ -25,6 +25,8 @@ func (c *Control) serve(ctx context.Context, req *metapb.ControlRequest) (*metap
 		return &metapb.ControlAnswer{}, c.transfer(ctx, &in, kv.ShardID(req.Shard), kv.NodeID(req.To))
 	case methodRebalance:
 		return c.rebalance(ctx, &in, req.On)
+	case methodCreateToken, methodRevokeToken:
+		return c.serveTokens(ctx, req)
 	}
 	command, err := controlCommand(&in, req)
 	if err != nil {

@@ -70,6 +70,10 @@ func (s *State) command(c *metapb.Command, at int64) (*State, *metapb.Result) {
 		return s.endOperation(body.EndOperation, at)
 	case *metapb.Command_AppendEvents:
 		return s.appendEvents(body.AppendEvents)
+	case *metapb.Command_CreateToken:
+		return s.createToken(body.CreateToken, at)
+	case *metapb.Command_RevokeToken:
+		return s.revokeToken(body.RevokeToken, at)
 	default:
 		return s, refuse(kv.CodeInternal, "no rule for this command")
 	}

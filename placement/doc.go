@@ -63,4 +63,7 @@
 // only if a majority of those that are left lives, and it was confirmed alive lately.
 //
 // P12. An incarnation comes from its shard's counter, which only grows.
+//
+// P13. Of a token's secret the meta shard has the hash alone. A token never changes;
+// one that was revoked is gone from the state. The first token is made at most once.
 package placement

@@ -17,10 +17,14 @@ import (
 // An image is: magic, format (4 bytes), length of the body (8), the body (a
 // metapb.Image), SHA-256 over all of it. Big-endian. Nothing may follow.
 const (
-	imageMagic    = "QRTMETA\n"
-	imageFormat   = 1
-	imageBytesMax = 1 << 30
-	imageHeader   = len(imageMagic) + 4 + 8
+	imageMagic = "QRTMETA\n"
+	// imageFormat is the newest format. One that holds tokens has it, so that a release
+	// that does not know them refuses the image instead of losing them; others have
+	// imageFormatPlain.
+	imageFormat      = 2
+	imageFormatPlain = 1
+	imageBytesMax    = 1 << 30
+	imageHeader      = len(imageMagic) + 4 + 8
 )
 
 // Image is the state at one applied index, to be written to a snapshot.
@@ -59,11 +63,19 @@ func (v *version) encode() ([]byte, error) {
 	}
 	out := make([]byte, 0, imageHeader+len(body)+sha256.Size)
 	out = append(out, imageMagic...)
-	out = binary.BigEndian.AppendUint32(out, imageFormat)
+	out = binary.BigEndian.AppendUint32(out, v.format())
 	out = binary.BigEndian.AppendUint64(out, uint64(len(body)))
 	out = append(out, body...)
 	sum := sha256.Sum256(out)
 	return append(out, sum[:]...), nil
+}
+
+// format gives the format of the version's image.
+func (v *version) format() uint32 {
+	if t := v.state.tokens; len(t.list) == 0 && !t.bootstrapped {
+		return imageFormatPlain
+	}
+	return imageFormat
 }
 
 // Digest is equal on replicas that hold the same state at the same applied
@@ -101,7 +113,7 @@ func decodeImage(r io.Reader) (*version, error) {
 	}
 	format := binary.BigEndian.Uint32(header[len(imageMagic):])
 	length := binary.BigEndian.Uint64(header[len(imageMagic)+4:])
-	if format != imageFormat {
+	if format < imageFormatPlain || format > imageFormat {
 		return nil, fmt.Errorf("format %d is not known to this release (newest: %d)", format, imageFormat)
 	}
 	if length > imageBytesMax {

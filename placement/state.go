@@ -24,12 +24,14 @@ type State struct {
 	config      *metapb.ClusterConfig
 	changes     changes
 	history     history
+	tokens      *TokenSet
 }
 
 func emptyState() *State {
 	return &State{
 		settings: &metapb.Settings{}, config: configToProto(DefaultConfig()), nextShard: uint64(kv.FirstDataShard), nextOrdinal: 1,
 		history: history{nextOperation: 1, nextEvent: 1},
+		tokens:  &TokenSet{},
 	}
 }
 
@@ -111,6 +113,7 @@ func (s *State) toProto() *metapb.State {
 		Moves:       s.changes.moves, Splits: s.changes.splits, Merges: s.changes.merges, Retired: s.changes.retired,
 		Operations: s.history.operations, Events: s.history.events,
 		NextOperation: s.history.nextOperation, NextEvent: s.history.nextEvent,
+		Tokens: s.tokens.list, Bootstrapped: s.tokens.bootstrapped,
 	}
 	for _, e := range s.segments {
 		out.Segments = append(out.Segments, &metapb.Segment{Start: e.start, Shard: uint64(e.shard), Generation: e.generation})
@@ -136,6 +139,7 @@ func stateFromProto(p *metapb.State) (*State, error) {
 			operations: p.Operations, events: p.Events,
 			nextOperation: max(1, p.NextOperation), nextEvent: max(1, p.NextEvent),
 		},
+		tokens: &TokenSet{list: p.Tokens, bootstrapped: p.Bootstrapped},
 	}
 	if s.settings == nil {
 		s.settings = &metapb.Settings{}
@@ -178,6 +182,9 @@ func (s *State) check() error {
 		if !held[uint64(e.shard)] {
 			return fmt.Errorf("the shard map names shard %s, which has no record", e.shard)
 		}
+	}
+	if err := s.checkTokens(); err != nil {
+		return err
 	}
 	return s.checkChanges()
 }

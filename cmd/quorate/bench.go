@@ -290,8 +290,12 @@ func (f *benchFlags) driver(clients int) (*quoratedriver.Driver, error) {
 	if err != nil {
 		return nil, err
 	}
+	token, err := f.credential()
+	if err != nil {
+		return nil, err
+	}
 	return quoratedriver.New(quoratedriver.Options{
-		Endpoints: f.endpoints, Timeout: f.timeout, RouteToLeader: f.shardsAware,
+		Token: token, Endpoints: f.endpoints, Timeout: f.timeout, RouteToLeader: f.shardsAware,
 		Retry: f.retry, NetHTTP: f.netHTTP, TLS: secure, Clients: clients,
 	})
 }

@@ -27,6 +27,8 @@ type clientFlags struct {
 	caFile    string
 	certFile  string
 	keyFile   string
+	tokenFile string
+	given     string // a token that comes before all others
 }
 
 // addTo declares the flags; preset is the command's own default of -o.
@@ -38,17 +40,22 @@ func (f *clientFlags) addTo(cmd *cobra.Command, env lookupEnv, preset format) {
 	flags.StringVar(&f.caFile, "ca-file", "", "PEM file with the authorities to trust for https endpoints, as 'quorate cert' prints them (default: the system's)")
 	flags.StringVar(&f.certFile, "cert-file", "", "PEM file with a certificate to show to https endpoints that ask for one")
 	flags.StringVar(&f.keyFile, "key-file", "", "its key, PEM")
+	flags.StringVar(&f.tokenFile, "token-file", "", "file with the token to send; else QUORATE_TOKEN, else what 'quorate login' keeps")
 	flags.VarP(&f.output, "output", "o", "how to print")
 	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "plain"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // connect makes the client; the caller closes it.
 func (f *clientFlags) connect() (*client.Client, error) {
+	token, err := f.credential()
+	if err != nil {
+		return nil, err
+	}
 	secure, err := f.tls()
 	if err != nil {
 		return nil, usageError{err}
 	}
-	c, err := client.New(client.Config{Endpoints: f.endpoints, Timeout: f.timeout, UserAgent: "quorate-cli", TLS: secure})
+	c, err := client.New(client.Config{Endpoints: f.endpoints, Timeout: f.timeout, Token: token, UserAgent: "quorate-cli", TLS: secure})
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -97,6 +104,14 @@ func (f *clientFlags) trust() (*tls.Config, error) {
 }
 
 func isHTTPS(endpoint string) bool { return strings.HasPrefix(endpoint, "https://") }
+
+// credential gives the token to send, "" for none.
+func (f *clientFlags) credential() (string, error) {
+	if f.given != "" {
+		return f.given, nil
+	}
+	return f.token()
+}
 
 // withClient runs a command with a client.
 func (f *clientFlags) withClient(do func(c *client.Client) error) error {

@@ -58,7 +58,7 @@ QUORATE_ENDPOINT, and so on. Exit codes: 0 ok, 1 error, 2 usage, 3 not found,
 	add("data", getCommand(env), putCommand(env), delCommand(env), addCommand(env), scanCommand(env), txnCommand(env))
 	add("cluster", nodesCommand(env), shardsCommand(env), topCommand(env), problemsCommand(env), eventsCommand(env), operationsCommand(env),
 		healthCommand(env), benchCommand(env))
-	add("change", drainCommand(env), rebalanceCommand(env), configCommand(env))
+	add("change", drainCommand(env), rebalanceCommand(env), configCommand(env), tokenCommand(env), loginCommand(env), auditCommand())
 	root.AddCommand(versionCommand(env))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -97,6 +97,20 @@ func (o *foundingFlags) settings(f *pflag.FlagSet) (kv.ClusterConfig, error) {
 	return c, nil
 }
 
+// addSecurity declares the flags that say who may do what.
+func addSecurity(f *pflag.FlagSet, c *server.Config) {
+	f.StringVar(&c.Security.SecretFile, "cluster-secret-file", "", "file with the secret that all nodes share, for its owner alone; several lines: the first is in use, all are accepted")
+	w := &c.Security.Web
+	f.BoolVar(&w.Cluster, "tls", false, "serve clients over HTTPS, with a certificate by the cluster's authority ('quorate cert' prints it)")
+	f.StringSliceVar(&w.Hosts, "tls-host", nil, "with --tls: more names and addresses that clients use for this node")
+	f.StringVar(&w.Cert, "tls-cert", "", "serve clients over HTTPS with the certificate in this file instead, PEM; read again when it changes")
+	f.StringVar(&w.Key, "tls-key", "", "its key, PEM")
+	f.StringVar(&w.CA, "tls-ca", "", "authorities, PEM: clients have to show a certificate by one of them; read again when it changes")
+	f.BoolVar(&c.Security.Insecure, "insecure", false, "allow listening beyond loopback without a cluster secret")
+	f.BoolVar(&c.Auth.On, "auth", false, "ask clients for tokens; the first start of the cluster prints its root token, once, to standard output")
+	f.StringVar(&c.Auth.RootTokenFile, "root-token-file", "", "write the root token to this file instead, if this node is the one that makes it")
+}
+
 func serveCommand(env lookupEnv) *cobra.Command {
 	var o serveOptions
 	cmd := &cobra.Command{
@@ -114,6 +128,10 @@ secret new --out FILE': all traffic between nodes is encrypted then, and nodes
 without the secret are refused. The secret may also be in QUORATE_CLUSTER_SECRET,
 several separated by commas. The file is read again when it changes and at SIGHUP.
 
+With --auth, which is to be given to all nodes, clients need tokens ('quorate token').
+The node that leads when the cluster starts for the first time makes the root token, with
+which the others are made.
+
 Flags that begin with "new cluster" count only where this node founds it. Later the
 same settings are changed with 'quorate config set'.`,
 		Args: cobra.NoArgs,
@@ -124,6 +142,11 @@ same settings are changed with 'quorate config set'.`,
 			}
 			if o.config.Security.Secrets, err = secretsFromEnv(env); err != nil {
 				return usageError{err}
+			}
+			out := cmd.OutOrStdout()
+			o.config.Auth.Show = func(token string) error {
+				_, err := fmt.Fprintln(out, token)
+				return err
 			}
 			return runServe(cmd.Context(), o, cmd.InOrStdin(), cmd.ErrOrStderr())
 		},
@@ -143,14 +166,7 @@ same settings are changed with 'quorate config set'.`,
 	f.IntVar(&c.Initial.ReplicationFactor, "replication-factor", 3, "new cluster: copies of each shard, 1 to 7")
 	o.founding.addTo(f)
 	f.StringVar(&c.Log, "log", "shared", "raft log of data shards: shared (one store for all) or bolt (a file for each)")
-	f.StringVar(&c.Security.SecretFile, "cluster-secret-file", "", "file with the secret that all nodes share, for its owner alone; several lines: the first is in use, all are accepted")
-	w := &c.Security.Web
-	f.BoolVar(&w.Cluster, "tls", false, "serve clients over HTTPS, with a certificate by the cluster's authority ('quorate cert' prints it)")
-	f.StringSliceVar(&w.Hosts, "tls-host", nil, "with --tls: more names and addresses that clients use for this node")
-	f.StringVar(&w.Cert, "tls-cert", "", "serve clients over HTTPS with the certificate in this file instead, PEM; read again when it changes")
-	f.StringVar(&w.Key, "tls-key", "", "its key, PEM")
-	f.StringVar(&w.CA, "tls-ca", "", "authorities, PEM: clients have to show a certificate by one of them; read again when it changes")
-	f.BoolVar(&c.Security.Insecure, "insecure", false, "allow listening beyond loopback without a cluster secret")
+	addSecurity(f, c)
 	f.DurationVar(&c.Timing.Heartbeat, "heartbeat-timeout", server.DefaultTiming.Heartbeat, "a follower that hears nothing for this long starts an election")
 	f.DurationVar(&c.Timing.Election, "election-timeout", server.DefaultTiming.Election, "an election that is not won in this time starts anew")
 	f.DurationVar(&c.Timing.Retention, "retention", server.DefaultTiming.Retention, "how long old versions of a key are kept")

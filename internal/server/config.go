@@ -35,7 +35,19 @@ type Config struct {
 
 	Log      string // raft log of data shards: "shared" or "bolt"
 	Security Security
+	Auth     Auth
 	Timing   Timing
+}
+
+// Auth says whether clients need tokens.
+type Auth struct {
+	On bool
+	// RootTokenFile is where the cluster's first token is written, if this node makes
+	// it. Empty: it is shown.
+	RootTokenFile string
+	// Show shows the first token to whoever started the node, once. Nil: only a file
+	// takes it.
+	Show func(token string) error
 }
 
 // Address is where a node listens and what it tells others to dial.
@@ -146,6 +158,9 @@ func (c Config) Validate() error {
 		if point == "" || len(point) > kv.KeyBytesMax || i > 0 && point <= c.Initial.SplitPoints[i-1] {
 			errs = append(errs, fmt.Errorf("--split-points: %q: want ascending keys of 1 to %d bytes", point, kv.KeyBytesMax))
 		}
+	}
+	if c.Auth.RootTokenFile != "" && !c.Auth.On {
+		errs = append(errs, errors.New("--root-token-file: there is no such token without --auth"))
 	}
 	if c.Log != "shared" && c.Log != "bolt" {
 		errs = append(errs, fmt.Errorf("--log %q: want shared or bolt", c.Log))

@@ -117,13 +117,22 @@ func (p *process) mesh(l net.Listener) func(*Identity, func(kv.NodeID) (string, 
 // serve runs the HTTP edge until ctx ends or the node must, then stops both: the
 // edge first, while the node can still answer what is under way.
 func (p *process) serve(ctx context.Context, l net.Listener) error {
+	guard, err := p.guard()
+	if err != nil {
+		closing, cancel := context.WithTimeout(ctx, p.config.Timing.ShutdownWait)
+		defer cancel()
+		return errors.Join(err, l.Close(), p.node.Close(closing))
+	}
+	defer guard.close()
 	edge := httpd.New(httpd.Options{
 		Admin:   admin{p.node.Control(), p.node},
+		Access:  guard.access(),
+		Tokens:  p.node.Control(),
 		Data:    p.node.Router(),
 		Cluster: clusterViews{p.node.Control()},
 		Health:  health{p.node},
 		Metrics: p.meter.Handler(),
-		Hooks:   hooksOf(p.meter).HTTP,
+		Hooks:   guard.hooks(hooksOf(p.meter).HTTP),
 		Logger:  p.node.log,
 		Release: p.config.Release,
 		TLS:     p.webTLS,

@@ -26,6 +26,58 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type TokenRole int32
+
+const (
+	TokenRole_TOKEN_UNSPECIFIED TokenRole = 0
+	TokenRole_TOKEN_READER      TokenRole = 1
+	TokenRole_TOKEN_WRITER      TokenRole = 2
+	TokenRole_TOKEN_ADMIN       TokenRole = 3
+)
+
+// Enum value maps for TokenRole.
+var (
+	TokenRole_name = map[int32]string{
+		0: "TOKEN_UNSPECIFIED",
+		1: "TOKEN_READER",
+		2: "TOKEN_WRITER",
+		3: "TOKEN_ADMIN",
+	}
+	TokenRole_value = map[string]int32{
+		"TOKEN_UNSPECIFIED": 0,
+		"TOKEN_READER":      1,
+		"TOKEN_WRITER":      2,
+		"TOKEN_ADMIN":       3,
+	}
+)
+
+func (x TokenRole) Enum() *TokenRole {
+	p := new(TokenRole)
+	*p = x
+	return p
+}
+
+func (x TokenRole) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TokenRole) Descriptor() protoreflect.EnumDescriptor {
+	return file_placement_metapb_meta_proto_enumTypes[0].Descriptor()
+}
+
+func (TokenRole) Type() protoreflect.EnumType {
+	return &file_placement_metapb_meta_proto_enumTypes[0]
+}
+
+func (x TokenRole) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TokenRole.Descriptor instead.
+func (TokenRole) EnumDescriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{0}
+}
+
 type NodeState int32
 
 const (
@@ -65,11 +117,11 @@ func (x NodeState) String() string {
 }
 
 func (NodeState) Descriptor() protoreflect.EnumDescriptor {
-	return file_placement_metapb_meta_proto_enumTypes[0].Descriptor()
+	return file_placement_metapb_meta_proto_enumTypes[1].Descriptor()
 }
 
 func (NodeState) Type() protoreflect.EnumType {
-	return &file_placement_metapb_meta_proto_enumTypes[0]
+	return &file_placement_metapb_meta_proto_enumTypes[1]
 }
 
 func (x NodeState) Number() protoreflect.EnumNumber {
@@ -78,7 +130,7 @@ func (x NodeState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NodeState.Descriptor instead.
 func (NodeState) EnumDescriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{0}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{1}
 }
 
 type ShardState int32
@@ -114,11 +166,11 @@ func (x ShardState) String() string {
 }
 
 func (ShardState) Descriptor() protoreflect.EnumDescriptor {
-	return file_placement_metapb_meta_proto_enumTypes[1].Descriptor()
+	return file_placement_metapb_meta_proto_enumTypes[2].Descriptor()
 }
 
 func (ShardState) Type() protoreflect.EnumType {
-	return &file_placement_metapb_meta_proto_enumTypes[1]
+	return &file_placement_metapb_meta_proto_enumTypes[2]
 }
 
 func (x ShardState) Number() protoreflect.EnumNumber {
@@ -127,7 +179,7 @@ func (x ShardState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ShardState.Descriptor instead.
 func (ShardState) EnumDescriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{1}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{2}
 }
 
 type MoveReason int32
@@ -187,11 +239,11 @@ func (x MoveReason) String() string {
 }
 
 func (MoveReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_placement_metapb_meta_proto_enumTypes[2].Descriptor()
+	return file_placement_metapb_meta_proto_enumTypes[3].Descriptor()
 }
 
 func (MoveReason) Type() protoreflect.EnumType {
-	return &file_placement_metapb_meta_proto_enumTypes[2]
+	return &file_placement_metapb_meta_proto_enumTypes[3]
 }
 
 func (x MoveReason) Number() protoreflect.EnumNumber {
@@ -200,7 +252,7 @@ func (x MoveReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MoveReason.Descriptor instead.
 func (MoveReason) EnumDescriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{2}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{3}
 }
 
 type MergeStage int32
@@ -248,11 +300,11 @@ func (x MergeStage) String() string {
 }
 
 func (MergeStage) Descriptor() protoreflect.EnumDescriptor {
-	return file_placement_metapb_meta_proto_enumTypes[3].Descriptor()
+	return file_placement_metapb_meta_proto_enumTypes[4].Descriptor()
 }
 
 func (MergeStage) Type() protoreflect.EnumType {
-	return &file_placement_metapb_meta_proto_enumTypes[3]
+	return &file_placement_metapb_meta_proto_enumTypes[4]
 }
 
 func (x MergeStage) Number() protoreflect.EnumNumber {
@@ -261,7 +313,7 @@ func (x MergeStage) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MergeStage.Descriptor instead.
 func (MergeStage) EnumDescriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{3}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{4}
 }
 
 type ShardAction int32
@@ -321,11 +373,11 @@ func (x ShardAction) String() string {
 }
 
 func (ShardAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_placement_metapb_meta_proto_enumTypes[4].Descriptor()
+	return file_placement_metapb_meta_proto_enumTypes[5].Descriptor()
 }
 
 func (ShardAction) Type() protoreflect.EnumType {
-	return &file_placement_metapb_meta_proto_enumTypes[4]
+	return &file_placement_metapb_meta_proto_enumTypes[5]
 }
 
 func (x ShardAction) Number() protoreflect.EnumNumber {
@@ -334,7 +386,7 @@ func (x ShardAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ShardAction.Descriptor instead.
 func (ShardAction) EnumDescriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{4}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{5}
 }
 
 // State is what the meta shard holds, as it stands in a snapshot.
@@ -356,6 +408,8 @@ type State struct {
 	Events        []*Event               `protobuf:"bytes,14,rep,name=events,proto3" json:"events,omitempty"`         // ascending seq; the last ones
 	NextOperation uint64                 `protobuf:"varint,15,opt,name=next_operation,json=nextOperation,proto3" json:"next_operation,omitempty"`
 	NextEvent     uint64                 `protobuf:"varint,16,opt,name=next_event,json=nextEvent,proto3" json:"next_event,omitempty"`
+	Tokens        []*Token               `protobuf:"bytes,17,rep,name=tokens,proto3" json:"tokens,omitempty"`              // ascending id
+	Bootstrapped  bool                   `protobuf:"varint,18,opt,name=bootstrapped,proto3" json:"bootstrapped,omitempty"` // the first token was made
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -502,6 +556,182 @@ func (x *State) GetNextEvent() uint64 {
 	return 0
 }
 
+func (x *State) GetTokens() []*Token {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+func (x *State) GetBootstrapped() bool {
+	if x != nil {
+		return x.Bootstrapped
+	}
+	return false
+}
+
+// Grant is kv.Grant.
+type Grant struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Role          TokenRole              `protobuf:"varint,1,opt,name=role,proto3,enum=quorate.placement.TokenRole" json:"role,omitempty"`
+	Prefix        []byte                 `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	Deny          bool                   `protobuf:"varint,3,opt,name=deny,proto3" json:"deny,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Grant) Reset() {
+	*x = Grant{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Grant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Grant) ProtoMessage() {}
+
+func (x *Grant) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Grant.ProtoReflect.Descriptor instead.
+func (*Grant) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Grant) GetRole() TokenRole {
+	if x != nil {
+		return x.Role
+	}
+	return TokenRole_TOKEN_UNSPECIFIED
+}
+
+func (x *Grant) GetPrefix() []byte {
+	if x != nil {
+		return x.Prefix
+	}
+	return nil
+}
+
+func (x *Grant) GetDeny() bool {
+	if x != nil {
+		return x.Deny
+	}
+	return false
+}
+
+// Token is kv.Token. Of its secret there is no more than the hash anywhere.
+type Token struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Hash          []byte                 `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"` // SHA-256, 32 bytes
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Grants        []*Grant               `protobuf:"bytes,4,rep,name=grants,proto3" json:"grants,omitempty"`
+	CreatedMs     int64                  `protobuf:"varint,5,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	ExpiresMs     int64                  `protobuf:"varint,6,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"` // 0 = never
+	Rate          float64                `protobuf:"fixed64,7,opt,name=rate,proto3" json:"rate,omitempty"`                           // requests a second and node; 0 = no limit
+	Root          bool                   `protobuf:"varint,8,opt,name=root,proto3" json:"root,omitempty"`                            // made by the bootstrap
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Token) Reset() {
+	*x = Token{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Token) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Token) ProtoMessage() {}
+
+func (x *Token) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Token.ProtoReflect.Descriptor instead.
+func (*Token) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Token) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Token) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *Token) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Token) GetGrants() []*Grant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *Token) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
+func (x *Token) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *Token) GetRate() float64 {
+	if x != nil {
+		return x.Rate
+	}
+	return 0
+}
+
+func (x *Token) GetRoot() bool {
+	if x != nil {
+		return x.Root
+	}
+	return false
+}
+
 // Settings are chosen when the cluster is founded.
 type Settings struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
@@ -515,7 +745,7 @@ type Settings struct {
 
 func (x *Settings) Reset() {
 	*x = Settings{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[1]
+	mi := &file_placement_metapb_meta_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +757,7 @@ func (x *Settings) String() string {
 func (*Settings) ProtoMessage() {}
 
 func (x *Settings) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[1]
+	mi := &file_placement_metapb_meta_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +770,7 @@ func (x *Settings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settings.ProtoReflect.Descriptor instead.
 func (*Settings) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{1}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Settings) GetReplicationFactor() uint32 {
@@ -591,7 +821,7 @@ type ClusterConfig struct {
 
 func (x *ClusterConfig) Reset() {
 	*x = ClusterConfig{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[2]
+	mi := &file_placement_metapb_meta_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +833,7 @@ func (x *ClusterConfig) String() string {
 func (*ClusterConfig) ProtoMessage() {}
 
 func (x *ClusterConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[2]
+	mi := &file_placement_metapb_meta_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +846,7 @@ func (x *ClusterConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterConfig.ProtoReflect.Descriptor instead.
 func (*ClusterConfig) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{2}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ClusterConfig) GetRevision() uint64 {
@@ -713,7 +943,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[3]
+	mi := &file_placement_metapb_meta_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +955,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[3]
+	mi := &file_placement_metapb_meta_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +968,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{3}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Node) GetId() uint64 {
@@ -823,7 +1053,7 @@ type Shard struct {
 
 func (x *Shard) Reset() {
 	*x = Shard{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[4]
+	mi := &file_placement_metapb_meta_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +1065,7 @@ func (x *Shard) String() string {
 func (*Shard) ProtoMessage() {}
 
 func (x *Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[4]
+	mi := &file_placement_metapb_meta_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +1078,7 @@ func (x *Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Shard.ProtoReflect.Descriptor instead.
 func (*Shard) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{4}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Shard) GetCurrent() *kvpb.ShardDescriptor {
@@ -917,7 +1147,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[5]
+	mi := &file_placement_metapb_meta_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -929,7 +1159,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[5]
+	mi := &file_placement_metapb_meta_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -942,7 +1172,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{5}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Move) GetShard() uint64 {
@@ -1010,7 +1240,7 @@ type Split struct {
 
 func (x *Split) Reset() {
 	*x = Split{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[6]
+	mi := &file_placement_metapb_meta_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1022,7 +1252,7 @@ func (x *Split) String() string {
 func (*Split) ProtoMessage() {}
 
 func (x *Split) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[6]
+	mi := &file_placement_metapb_meta_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1035,7 +1265,7 @@ func (x *Split) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Split.ProtoReflect.Descriptor instead.
 func (*Split) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{6}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Split) GetShard() uint64 {
@@ -1106,7 +1336,7 @@ type Merge struct {
 
 func (x *Merge) Reset() {
 	*x = Merge{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[7]
+	mi := &file_placement_metapb_meta_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1348,7 @@ func (x *Merge) String() string {
 func (*Merge) ProtoMessage() {}
 
 func (x *Merge) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[7]
+	mi := &file_placement_metapb_meta_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1361,7 @@ func (x *Merge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Merge.ProtoReflect.Descriptor instead.
 func (*Merge) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{7}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Merge) GetLeft() uint64 {
@@ -1216,7 +1446,7 @@ type Retired struct {
 
 func (x *Retired) Reset() {
 	*x = Retired{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[8]
+	mi := &file_placement_metapb_meta_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1458,7 @@ func (x *Retired) String() string {
 func (*Retired) ProtoMessage() {}
 
 func (x *Retired) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[8]
+	mi := &file_placement_metapb_meta_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1471,7 @@ func (x *Retired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retired.ProtoReflect.Descriptor instead.
 func (*Retired) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{8}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Retired) GetShard() uint64 {
@@ -1287,7 +1517,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[9]
+	mi := &file_placement_metapb_meta_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1529,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[9]
+	mi := &file_placement_metapb_meta_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1542,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{9}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Operation) GetId() uint64 {
@@ -1421,7 +1651,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[10]
+	mi := &file_placement_metapb_meta_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1663,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[10]
+	mi := &file_placement_metapb_meta_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1676,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{10}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Event) GetSeq() uint64 {
@@ -1503,7 +1733,7 @@ type Segment struct {
 
 func (x *Segment) Reset() {
 	*x = Segment{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[11]
+	mi := &file_placement_metapb_meta_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1745,7 @@ func (x *Segment) String() string {
 func (*Segment) ProtoMessage() {}
 
 func (x *Segment) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[11]
+	mi := &file_placement_metapb_meta_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1758,7 @@ func (x *Segment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Segment.ProtoReflect.Descriptor instead.
 func (*Segment) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{11}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Segment) GetStart() []byte {
@@ -1569,7 +1799,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[12]
+	mi := &file_placement_metapb_meta_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1811,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[12]
+	mi := &file_placement_metapb_meta_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1824,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{12}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Image) GetState() *State {
@@ -1677,6 +1907,8 @@ type Command struct {
 	//	*Command_BeginRebalance
 	//	*Command_EndOperation
 	//	*Command_AppendEvents
+	//	*Command_CreateToken
+	//	*Command_RevokeToken
 	Body          isCommand_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1684,7 +1916,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[13]
+	mi := &file_placement_metapb_meta_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1928,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[13]
+	mi := &file_placement_metapb_meta_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1941,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{13}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Command) GetFormat() uint32 {
@@ -1879,6 +2111,24 @@ func (x *Command) GetAppendEvents() *AppendEvents {
 	return nil
 }
 
+func (x *Command) GetCreateToken() *CreateToken {
+	if x != nil {
+		if x, ok := x.Body.(*Command_CreateToken); ok {
+			return x.CreateToken
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRevokeToken() *RevokeToken {
+	if x != nil {
+		if x, ok := x.Body.(*Command_RevokeToken); ok {
+			return x.RevokeToken
+		}
+	}
+	return nil
+}
+
 type isCommand_Body interface {
 	isCommand_Body()
 }
@@ -1951,6 +2201,14 @@ type Command_AppendEvents struct {
 	AppendEvents *AppendEvents `protobuf:"bytes,18,opt,name=append_events,json=appendEvents,proto3,oneof"`
 }
 
+type Command_CreateToken struct {
+	CreateToken *CreateToken `protobuf:"bytes,19,opt,name=create_token,json=createToken,proto3,oneof"`
+}
+
+type Command_RevokeToken struct {
+	RevokeToken *RevokeToken `protobuf:"bytes,20,opt,name=revoke_token,json=revokeToken,proto3,oneof"`
+}
+
 func (*Command_FoundCluster) isCommand_Body() {}
 
 func (*Command_RegisterNode) isCommand_Body() {}
@@ -1985,6 +2243,116 @@ func (*Command_EndOperation) isCommand_Body() {}
 
 func (*Command_AppendEvents) isCommand_Body() {}
 
+func (*Command_CreateToken) isCommand_Body() {}
+
+func (*Command_RevokeToken) isCommand_Body() {}
+
+// CreateToken adds a token, dated by the entry.
+type CreateToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         *Token                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`               // without its dates and root
+	TtlMs         int64                  `protobuf:"varint,2,opt,name=ttl_ms,json=ttlMs,proto3" json:"ttl_ms,omitempty"` // 0 = it does not expire
+	Bootstrap     bool                   `protobuf:"varint,3,opt,name=bootstrap,proto3" json:"bootstrap,omitempty"`      // only if none was ever made so
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateToken) Reset() {
+	*x = CreateToken{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateToken) ProtoMessage() {}
+
+func (x *CreateToken) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateToken.ProtoReflect.Descriptor instead.
+func (*CreateToken) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CreateToken) GetToken() *Token {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *CreateToken) GetTtlMs() int64 {
+	if x != nil {
+		return x.TtlMs
+	}
+	return 0
+}
+
+func (x *CreateToken) GetBootstrap() bool {
+	if x != nil {
+		return x.Bootstrap
+	}
+	return false
+}
+
+// RevokeToken takes a token away. That there is none (any more) is no error.
+type RevokeToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeToken) Reset() {
+	*x = RevokeToken{}
+	mi := &file_placement_metapb_meta_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeToken) ProtoMessage() {}
+
+func (x *RevokeToken) ProtoReflect() protoreflect.Message {
+	mi := &file_placement_metapb_meta_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeToken.ProtoReflect.Descriptor instead.
+func (*RevokeToken) Descriptor() ([]byte, []int) {
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RevokeToken) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 // RemoveNode begins to move all replicas off a node.
 type RemoveNode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1995,7 +2363,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[14]
+	mi := &file_placement_metapb_meta_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2375,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[14]
+	mi := &file_placement_metapb_meta_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2388,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{14}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RemoveNode) GetNode() uint64 {
@@ -2044,7 +2412,7 @@ type BeginMove struct {
 
 func (x *BeginMove) Reset() {
 	*x = BeginMove{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[15]
+	mi := &file_placement_metapb_meta_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2056,7 +2424,7 @@ func (x *BeginMove) String() string {
 func (*BeginMove) ProtoMessage() {}
 
 func (x *BeginMove) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[15]
+	mi := &file_placement_metapb_meta_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2069,7 +2437,7 @@ func (x *BeginMove) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginMove.ProtoReflect.Descriptor instead.
 func (*BeginMove) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{15}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BeginMove) GetShard() uint64 {
@@ -2127,7 +2495,7 @@ type BeginSplit struct {
 
 func (x *BeginSplit) Reset() {
 	*x = BeginSplit{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[16]
+	mi := &file_placement_metapb_meta_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2507,7 @@ func (x *BeginSplit) String() string {
 func (*BeginSplit) ProtoMessage() {}
 
 func (x *BeginSplit) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[16]
+	mi := &file_placement_metapb_meta_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2520,7 @@ func (x *BeginSplit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginSplit.ProtoReflect.Descriptor instead.
 func (*BeginSplit) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{16}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BeginSplit) GetShard() uint64 {
@@ -2202,7 +2570,7 @@ type EndSplit struct {
 
 func (x *EndSplit) Reset() {
 	*x = EndSplit{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[17]
+	mi := &file_placement_metapb_meta_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2582,7 @@ func (x *EndSplit) String() string {
 func (*EndSplit) ProtoMessage() {}
 
 func (x *EndSplit) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[17]
+	mi := &file_placement_metapb_meta_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2595,7 @@ func (x *EndSplit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndSplit.ProtoReflect.Descriptor instead.
 func (*EndSplit) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{17}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *EndSplit) GetShard() uint64 {
@@ -2263,7 +2631,7 @@ type BeginMerge struct {
 
 func (x *BeginMerge) Reset() {
 	*x = BeginMerge{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[18]
+	mi := &file_placement_metapb_meta_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2275,7 +2643,7 @@ func (x *BeginMerge) String() string {
 func (*BeginMerge) ProtoMessage() {}
 
 func (x *BeginMerge) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[18]
+	mi := &file_placement_metapb_meta_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2288,7 +2656,7 @@ func (x *BeginMerge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginMerge.ProtoReflect.Descriptor instead.
 func (*BeginMerge) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{18}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BeginMerge) GetLeft() uint64 {
@@ -2333,7 +2701,7 @@ type AdvanceMerge struct {
 
 func (x *AdvanceMerge) Reset() {
 	*x = AdvanceMerge{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[19]
+	mi := &file_placement_metapb_meta_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2345,7 +2713,7 @@ func (x *AdvanceMerge) String() string {
 func (*AdvanceMerge) ProtoMessage() {}
 
 func (x *AdvanceMerge) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[19]
+	mi := &file_placement_metapb_meta_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2358,7 +2726,7 @@ func (x *AdvanceMerge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdvanceMerge.ProtoReflect.Descriptor instead.
 func (*AdvanceMerge) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{19}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AdvanceMerge) GetLeft() uint64 {
@@ -2411,7 +2779,7 @@ type BeginRebalance struct {
 
 func (x *BeginRebalance) Reset() {
 	*x = BeginRebalance{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[20]
+	mi := &file_placement_metapb_meta_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2423,7 +2791,7 @@ func (x *BeginRebalance) String() string {
 func (*BeginRebalance) ProtoMessage() {}
 
 func (x *BeginRebalance) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[20]
+	mi := &file_placement_metapb_meta_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2436,7 +2804,7 @@ func (x *BeginRebalance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginRebalance.ProtoReflect.Descriptor instead.
 func (*BeginRebalance) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{20}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{24}
 }
 
 type EndOperation struct {
@@ -2450,7 +2818,7 @@ type EndOperation struct {
 
 func (x *EndOperation) Reset() {
 	*x = EndOperation{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[21]
+	mi := &file_placement_metapb_meta_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2462,7 +2830,7 @@ func (x *EndOperation) String() string {
 func (*EndOperation) ProtoMessage() {}
 
 func (x *EndOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[21]
+	mi := &file_placement_metapb_meta_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2475,7 +2843,7 @@ func (x *EndOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndOperation.ProtoReflect.Descriptor instead.
 func (*EndOperation) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{21}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *EndOperation) GetId() uint64 {
@@ -2508,7 +2876,7 @@ type AppendEvents struct {
 
 func (x *AppendEvents) Reset() {
 	*x = AppendEvents{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[22]
+	mi := &file_placement_metapb_meta_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2520,7 +2888,7 @@ func (x *AppendEvents) String() string {
 func (*AppendEvents) ProtoMessage() {}
 
 func (x *AppendEvents) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[22]
+	mi := &file_placement_metapb_meta_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2533,7 +2901,7 @@ func (x *AppendEvents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendEvents.ProtoReflect.Descriptor instead.
 func (*AppendEvents) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{22}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AppendEvents) GetEvents() []*Event {
@@ -2555,7 +2923,7 @@ type FoundCluster struct {
 
 func (x *FoundCluster) Reset() {
 	*x = FoundCluster{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[23]
+	mi := &file_placement_metapb_meta_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +2935,7 @@ func (x *FoundCluster) String() string {
 func (*FoundCluster) ProtoMessage() {}
 
 func (x *FoundCluster) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[23]
+	mi := &file_placement_metapb_meta_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +2948,7 @@ func (x *FoundCluster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundCluster.ProtoReflect.Descriptor instead.
 func (*FoundCluster) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{23}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *FoundCluster) GetClusterId() string {
@@ -2615,7 +2983,7 @@ type RegisterNode struct {
 
 func (x *RegisterNode) Reset() {
 	*x = RegisterNode{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[24]
+	mi := &file_placement_metapb_meta_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2627,7 +2995,7 @@ func (x *RegisterNode) String() string {
 func (*RegisterNode) ProtoMessage() {}
 
 func (x *RegisterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[24]
+	mi := &file_placement_metapb_meta_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2640,7 +3008,7 @@ func (x *RegisterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterNode.ProtoReflect.Descriptor instead.
 func (*RegisterNode) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{24}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RegisterNode) GetClusterId() string {
@@ -2667,7 +3035,7 @@ type SetNodeState struct {
 
 func (x *SetNodeState) Reset() {
 	*x = SetNodeState{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[25]
+	mi := &file_placement_metapb_meta_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +3047,7 @@ func (x *SetNodeState) String() string {
 func (*SetNodeState) ProtoMessage() {}
 
 func (x *SetNodeState) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[25]
+	mi := &file_placement_metapb_meta_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +3060,7 @@ func (x *SetNodeState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodeState.ProtoReflect.Descriptor instead.
 func (*SetNodeState) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{25}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetNodeState) GetNode() uint64 {
@@ -2720,7 +3088,7 @@ type CreateShards struct {
 
 func (x *CreateShards) Reset() {
 	*x = CreateShards{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[26]
+	mi := &file_placement_metapb_meta_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2732,7 +3100,7 @@ func (x *CreateShards) String() string {
 func (*CreateShards) ProtoMessage() {}
 
 func (x *CreateShards) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[26]
+	mi := &file_placement_metapb_meta_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2745,7 +3113,7 @@ func (x *CreateShards) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateShards.ProtoReflect.Descriptor instead.
 func (*CreateShards) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{26}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateShards) GetShards() []*kvpb.ShardDescriptor {
@@ -2766,7 +3134,7 @@ type ReportDescriptors struct {
 
 func (x *ReportDescriptors) Reset() {
 	*x = ReportDescriptors{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[27]
+	mi := &file_placement_metapb_meta_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +3146,7 @@ func (x *ReportDescriptors) String() string {
 func (*ReportDescriptors) ProtoMessage() {}
 
 func (x *ReportDescriptors) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[27]
+	mi := &file_placement_metapb_meta_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +3159,7 @@ func (x *ReportDescriptors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportDescriptors.ProtoReflect.Descriptor instead.
 func (*ReportDescriptors) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{27}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReportDescriptors) GetReports() []*DescriptorReport {
@@ -2811,7 +3179,7 @@ type DescriptorReport struct {
 
 func (x *DescriptorReport) Reset() {
 	*x = DescriptorReport{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[28]
+	mi := &file_placement_metapb_meta_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +3191,7 @@ func (x *DescriptorReport) String() string {
 func (*DescriptorReport) ProtoMessage() {}
 
 func (x *DescriptorReport) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[28]
+	mi := &file_placement_metapb_meta_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +3204,7 @@ func (x *DescriptorReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorReport.ProtoReflect.Descriptor instead.
 func (*DescriptorReport) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{28}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DescriptorReport) GetShard() *kvpb.ShardDescriptor {
@@ -2863,7 +3231,7 @@ type AllocateShards struct {
 
 func (x *AllocateShards) Reset() {
 	*x = AllocateShards{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[29]
+	mi := &file_placement_metapb_meta_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2875,7 +3243,7 @@ func (x *AllocateShards) String() string {
 func (*AllocateShards) ProtoMessage() {}
 
 func (x *AllocateShards) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[29]
+	mi := &file_placement_metapb_meta_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2888,7 +3256,7 @@ func (x *AllocateShards) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocateShards.ProtoReflect.Descriptor instead.
 func (*AllocateShards) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{29}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AllocateShards) GetCount() uint32 {
@@ -2909,13 +3277,14 @@ type Result struct {
 	Config        *ClusterConfig         `protobuf:"bytes,6,opt,name=config,proto3" json:"config,omitempty"`                            // SetConfig
 	Move          *Move                  `protobuf:"bytes,7,opt,name=move,proto3" json:"move,omitempty"`                                // BeginMove
 	Split         *Split                 `protobuf:"bytes,8,opt,name=split,proto3" json:"split,omitempty"`                              // BeginSplit
+	Token         *Token                 `protobuf:"bytes,9,opt,name=token,proto3" json:"token,omitempty"`                              // CreateToken; RevokeToken: what was taken away
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[30]
+	mi := &file_placement_metapb_meta_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2927,7 +3296,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[30]
+	mi := &file_placement_metapb_meta_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2940,7 +3309,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{30}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Result) GetError() *kvpb.WireError {
@@ -2999,6 +3368,13 @@ func (x *Result) GetSplit() *Split {
 	return nil
 }
 
+func (x *Result) GetToken() *Token {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
 // Introduction says who a node is, both ways of a probe.
 type Introduction struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3014,7 +3390,7 @@ type Introduction struct {
 
 func (x *Introduction) Reset() {
 	*x = Introduction{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[31]
+	mi := &file_placement_metapb_meta_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3026,7 +3402,7 @@ func (x *Introduction) String() string {
 func (*Introduction) ProtoMessage() {}
 
 func (x *Introduction) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[31]
+	mi := &file_placement_metapb_meta_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3039,7 +3415,7 @@ func (x *Introduction) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Introduction.ProtoReflect.Descriptor instead.
 func (*Introduction) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{31}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Introduction) GetNode() uint64 {
@@ -3094,7 +3470,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[32]
+	mi := &file_placement_metapb_meta_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3106,7 +3482,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[32]
+	mi := &file_placement_metapb_meta_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3119,7 +3495,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{32}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *JoinRequest) GetClusterId() string {
@@ -3150,7 +3526,7 @@ type JoinAnswer struct {
 
 func (x *JoinAnswer) Reset() {
 	*x = JoinAnswer{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[33]
+	mi := &file_placement_metapb_meta_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3162,7 +3538,7 @@ func (x *JoinAnswer) String() string {
 func (*JoinAnswer) ProtoMessage() {}
 
 func (x *JoinAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[33]
+	mi := &file_placement_metapb_meta_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3175,7 +3551,7 @@ func (x *JoinAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinAnswer.ProtoReflect.Descriptor instead.
 func (*JoinAnswer) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{33}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *JoinAnswer) GetRegistered() bool {
@@ -3230,7 +3606,7 @@ type NodeAddress struct {
 
 func (x *NodeAddress) Reset() {
 	*x = NodeAddress{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[34]
+	mi := &file_placement_metapb_meta_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3242,7 +3618,7 @@ func (x *NodeAddress) String() string {
 func (*NodeAddress) ProtoMessage() {}
 
 func (x *NodeAddress) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[34]
+	mi := &file_placement_metapb_meta_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3255,7 +3631,7 @@ func (x *NodeAddress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAddress.ProtoReflect.Descriptor instead.
 func (*NodeAddress) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{34}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeAddress) GetNode() uint64 {
@@ -3285,7 +3661,7 @@ type NodeReport struct {
 
 func (x *NodeReport) Reset() {
 	*x = NodeReport{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[35]
+	mi := &file_placement_metapb_meta_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3297,7 +3673,7 @@ func (x *NodeReport) String() string {
 func (*NodeReport) ProtoMessage() {}
 
 func (x *NodeReport) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[35]
+	mi := &file_placement_metapb_meta_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3310,7 +3686,7 @@ func (x *NodeReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReport.ProtoReflect.Descriptor instead.
 func (*NodeReport) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{35}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NodeReport) GetNode() uint64 {
@@ -3366,7 +3742,7 @@ type ReplicaReport struct {
 
 func (x *ReplicaReport) Reset() {
 	*x = ReplicaReport{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[36]
+	mi := &file_placement_metapb_meta_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3378,7 +3754,7 @@ func (x *ReplicaReport) String() string {
 func (*ReplicaReport) ProtoMessage() {}
 
 func (x *ReplicaReport) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[36]
+	mi := &file_placement_metapb_meta_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3391,7 +3767,7 @@ func (x *ReplicaReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaReport.ProtoReflect.Descriptor instead.
 func (*ReplicaReport) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{36}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReplicaReport) GetShard() uint64 {
@@ -3523,7 +3899,7 @@ type ReportAnswer struct {
 
 func (x *ReportAnswer) Reset() {
 	*x = ReportAnswer{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[37]
+	mi := &file_placement_metapb_meta_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3535,7 +3911,7 @@ func (x *ReportAnswer) String() string {
 func (*ReportAnswer) ProtoMessage() {}
 
 func (x *ReportAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[37]
+	mi := &file_placement_metapb_meta_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3548,7 +3924,7 @@ func (x *ReportAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAnswer.ProtoReflect.Descriptor instead.
 func (*ReportAnswer) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{37}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReportAnswer) GetAccepted() bool {
@@ -3581,7 +3957,7 @@ type AdminRequest struct {
 
 func (x *AdminRequest) Reset() {
 	*x = AdminRequest{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[38]
+	mi := &file_placement_metapb_meta_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3593,7 +3969,7 @@ func (x *AdminRequest) String() string {
 func (*AdminRequest) ProtoMessage() {}
 
 func (x *AdminRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[38]
+	mi := &file_placement_metapb_meta_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3606,7 +3982,7 @@ func (x *AdminRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminRequest.ProtoReflect.Descriptor instead.
 func (*AdminRequest) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{38}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AdminRequest) GetBody() isAdminRequest_Body {
@@ -3698,7 +4074,7 @@ type ShardRequest struct {
 
 func (x *ShardRequest) Reset() {
 	*x = ShardRequest{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[39]
+	mi := &file_placement_metapb_meta_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3710,7 +4086,7 @@ func (x *ShardRequest) String() string {
 func (*ShardRequest) ProtoMessage() {}
 
 func (x *ShardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[39]
+	mi := &file_placement_metapb_meta_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3723,7 +4099,7 @@ func (x *ShardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRequest.ProtoReflect.Descriptor instead.
 func (*ShardRequest) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{39}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ShardRequest) GetAction() ShardAction {
@@ -3800,13 +4176,15 @@ type ControlRequest struct {
 	On            bool                   `protobuf:"varint,6,opt,name=on,proto3" json:"on,omitempty"`
 	Id            uint64                 `protobuf:"varint,7,opt,name=id,proto3" json:"id,omitempty"`
 	Config        *ClusterConfig         `protobuf:"bytes,8,opt,name=config,proto3" json:"config,omitempty"`
+	CreateToken   *CreateToken           `protobuf:"bytes,9,opt,name=create_token,json=createToken,proto3" json:"create_token,omitempty"`
+	Token         string                 `protobuf:"bytes,10,opt,name=token,proto3" json:"token,omitempty"` // id
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ControlRequest) Reset() {
 	*x = ControlRequest{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[40]
+	mi := &file_placement_metapb_meta_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3818,7 +4196,7 @@ func (x *ControlRequest) String() string {
 func (*ControlRequest) ProtoMessage() {}
 
 func (x *ControlRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[40]
+	mi := &file_placement_metapb_meta_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3831,7 +4209,7 @@ func (x *ControlRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlRequest.ProtoReflect.Descriptor instead.
 func (*ControlRequest) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{40}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ControlRequest) GetMethod() string {
@@ -3890,6 +4268,20 @@ func (x *ControlRequest) GetConfig() *ClusterConfig {
 	return nil
 }
 
+func (x *ControlRequest) GetCreateToken() *CreateToken {
+	if x != nil {
+		return x.CreateToken
+	}
+	return nil
+}
+
+func (x *ControlRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
 type ControlAnswer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Operation     *Operation             `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
@@ -3897,13 +4289,14 @@ type ControlAnswer struct {
 	Steps         []*PlannedStep         `protobuf:"bytes,3,rep,name=steps,proto3" json:"steps,omitempty"`
 	Problems      []*Problem             `protobuf:"bytes,4,rep,name=problems,proto3" json:"problems,omitempty"`
 	Config        *ClusterConfig         `protobuf:"bytes,5,opt,name=config,proto3" json:"config,omitempty"`
+	Token         *Token                 `protobuf:"bytes,6,opt,name=token,proto3" json:"token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ControlAnswer) Reset() {
 	*x = ControlAnswer{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[41]
+	mi := &file_placement_metapb_meta_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3915,7 +4308,7 @@ func (x *ControlAnswer) String() string {
 func (*ControlAnswer) ProtoMessage() {}
 
 func (x *ControlAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[41]
+	mi := &file_placement_metapb_meta_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3928,7 +4321,7 @@ func (x *ControlAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControlAnswer.ProtoReflect.Descriptor instead.
 func (*ControlAnswer) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{41}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ControlAnswer) GetOperation() *Operation {
@@ -3966,6 +4359,13 @@ func (x *ControlAnswer) GetConfig() *ClusterConfig {
 	return nil
 }
 
+func (x *ControlAnswer) GetToken() *Token {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
 // PlannedStep is kv.PlannedStep.
 type PlannedStep struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3981,7 +4381,7 @@ type PlannedStep struct {
 
 func (x *PlannedStep) Reset() {
 	*x = PlannedStep{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[42]
+	mi := &file_placement_metapb_meta_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3993,7 +4393,7 @@ func (x *PlannedStep) String() string {
 func (*PlannedStep) ProtoMessage() {}
 
 func (x *PlannedStep) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[42]
+	mi := &file_placement_metapb_meta_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4006,7 +4406,7 @@ func (x *PlannedStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedStep.ProtoReflect.Descriptor instead.
 func (*PlannedStep) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{42}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PlannedStep) GetKind() string {
@@ -4067,7 +4467,7 @@ type Problem struct {
 
 func (x *Problem) Reset() {
 	*x = Problem{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[43]
+	mi := &file_placement_metapb_meta_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4079,7 +4479,7 @@ func (x *Problem) String() string {
 func (*Problem) ProtoMessage() {}
 
 func (x *Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[43]
+	mi := &file_placement_metapb_meta_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4092,7 +4492,7 @@ func (x *Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Problem.ProtoReflect.Descriptor instead.
 func (*Problem) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{43}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Problem) GetCode() string {
@@ -4152,7 +4552,7 @@ type SummaryRequest struct {
 
 func (x *SummaryRequest) Reset() {
 	*x = SummaryRequest{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[44]
+	mi := &file_placement_metapb_meta_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4164,7 +4564,7 @@ func (x *SummaryRequest) String() string {
 func (*SummaryRequest) ProtoMessage() {}
 
 func (x *SummaryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[44]
+	mi := &file_placement_metapb_meta_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4177,7 +4577,7 @@ func (x *SummaryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SummaryRequest.ProtoReflect.Descriptor instead.
 func (*SummaryRequest) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{44}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{48}
 }
 
 type TransferRequest struct {
@@ -4190,7 +4590,7 @@ type TransferRequest struct {
 
 func (x *TransferRequest) Reset() {
 	*x = TransferRequest{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[45]
+	mi := &file_placement_metapb_meta_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4202,7 +4602,7 @@ func (x *TransferRequest) String() string {
 func (*TransferRequest) ProtoMessage() {}
 
 func (x *TransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[45]
+	mi := &file_placement_metapb_meta_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4215,7 +4615,7 @@ func (x *TransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
 func (*TransferRequest) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{45}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *TransferRequest) GetShard() uint64 {
@@ -4244,7 +4644,7 @@ type AdminAnswer struct {
 
 func (x *AdminAnswer) Reset() {
 	*x = AdminAnswer{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[46]
+	mi := &file_placement_metapb_meta_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4256,7 +4656,7 @@ func (x *AdminAnswer) String() string {
 func (*AdminAnswer) ProtoMessage() {}
 
 func (x *AdminAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[46]
+	mi := &file_placement_metapb_meta_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4269,7 +4669,7 @@ func (x *AdminAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminAnswer.ProtoReflect.Descriptor instead.
 func (*AdminAnswer) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{46}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AdminAnswer) GetSummary() *Summary {
@@ -4310,7 +4710,7 @@ type Summary struct {
 
 func (x *Summary) Reset() {
 	*x = Summary{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[47]
+	mi := &file_placement_metapb_meta_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4322,7 +4722,7 @@ func (x *Summary) String() string {
 func (*Summary) ProtoMessage() {}
 
 func (x *Summary) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[47]
+	mi := &file_placement_metapb_meta_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4335,7 +4735,7 @@ func (x *Summary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Summary.ProtoReflect.Descriptor instead.
 func (*Summary) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{47}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Summary) GetNodes() []*NodeHealth {
@@ -4357,7 +4757,7 @@ type NodeHealth struct {
 
 func (x *NodeHealth) Reset() {
 	*x = NodeHealth{}
-	mi := &file_placement_metapb_meta_proto_msgTypes[48]
+	mi := &file_placement_metapb_meta_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4369,7 +4769,7 @@ func (x *NodeHealth) String() string {
 func (*NodeHealth) ProtoMessage() {}
 
 func (x *NodeHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_placement_metapb_meta_proto_msgTypes[48]
+	mi := &file_placement_metapb_meta_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4382,7 +4782,7 @@ func (x *NodeHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeHealth.ProtoReflect.Descriptor instead.
 func (*NodeHealth) Descriptor() ([]byte, []int) {
-	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{48}
+	return file_placement_metapb_meta_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *NodeHealth) GetReport() *NodeReport {
@@ -4417,7 +4817,7 @@ var File_placement_metapb_meta_proto protoreflect.FileDescriptor
 
 const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\n" +
-	"\x1bplacement/metapb/meta.proto\x12\x11quorate.placement\x1a\x10kv/kvpb/kv.proto\"\xf3\x05\n" +
+	"\x1bplacement/metapb/meta.proto\x12\x11quorate.placement\x1a\x10kv/kvpb/kv.proto\"\xc9\x06\n" +
 	"\x05State\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x127\n" +
@@ -4440,7 +4840,24 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\x06events\x18\x0e \x03(\v2\x18.quorate.placement.EventR\x06events\x12%\n" +
 	"\x0enext_operation\x18\x0f \x01(\x04R\rnextOperation\x12\x1d\n" +
 	"\n" +
-	"next_event\x18\x10 \x01(\x04R\tnextEvent\"\xbd\x01\n" +
+	"next_event\x18\x10 \x01(\x04R\tnextEvent\x120\n" +
+	"\x06tokens\x18\x11 \x03(\v2\x18.quorate.placement.TokenR\x06tokens\x12\"\n" +
+	"\fbootstrapped\x18\x12 \x01(\bR\fbootstrapped\"e\n" +
+	"\x05Grant\x120\n" +
+	"\x04role\x18\x01 \x01(\x0e2\x1c.quorate.placement.TokenRoleR\x04role\x12\x16\n" +
+	"\x06prefix\x18\x02 \x01(\fR\x06prefix\x12\x12\n" +
+	"\x04deny\x18\x03 \x01(\bR\x04deny\"\xd7\x01\n" +
+	"\x05Token\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x120\n" +
+	"\x06grants\x18\x04 \x03(\v2\x18.quorate.placement.GrantR\x06grants\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\x05 \x01(\x03R\tcreatedMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\x06 \x01(\x03R\texpiresMs\x12\x12\n" +
+	"\x04rate\x18\a \x01(\x01R\x04rate\x12\x12\n" +
+	"\x04root\x18\b \x01(\bR\x04root\"\xbd\x01\n" +
 	"\bSettings\x12-\n" +
 	"\x12replication_factor\x18\x01 \x01(\rR\x11replicationFactor\x12%\n" +
 	"\x0eexpected_nodes\x18\x02 \x01(\rR\rexpectedNodes\x12!\n" +
@@ -4556,7 +4973,8 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\fconfig_index\x18\x05 \x01(\x04R\vconfigIndex\x12!\n" +
 	"\flast_version\x18\x06 \x01(\x06R\vlastVersion\x12\x18\n" +
 	"\aceiling\x18\a \x01(\x06R\aceiling\x12\x15\n" +
-	"\x06now_ms\x18\b \x01(\x03R\x05nowMs\"\xd5\t\n" +
+	"\x06now_ms\x18\b \x01(\x03R\x05nowMs\"\xdf\n" +
+	"\n" +
 	"\aCommand\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12F\n" +
 	"\rfound_cluster\x18\x02 \x01(\v2\x1f.quorate.placement.FoundClusterH\x00R\ffoundCluster\x12F\n" +
@@ -4582,8 +5000,16 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\radvance_merge\x18\x0f \x01(\v2\x1f.quorate.placement.AdvanceMergeH\x00R\fadvanceMerge\x12L\n" +
 	"\x0fbegin_rebalance\x18\x10 \x01(\v2!.quorate.placement.BeginRebalanceH\x00R\x0ebeginRebalance\x12F\n" +
 	"\rend_operation\x18\x11 \x01(\v2\x1f.quorate.placement.EndOperationH\x00R\fendOperation\x12F\n" +
-	"\rappend_events\x18\x12 \x01(\v2\x1f.quorate.placement.AppendEventsH\x00R\fappendEventsB\x06\n" +
-	"\x04body\" \n" +
+	"\rappend_events\x18\x12 \x01(\v2\x1f.quorate.placement.AppendEventsH\x00R\fappendEvents\x12C\n" +
+	"\fcreate_token\x18\x13 \x01(\v2\x1e.quorate.placement.CreateTokenH\x00R\vcreateToken\x12C\n" +
+	"\frevoke_token\x18\x14 \x01(\v2\x1e.quorate.placement.RevokeTokenH\x00R\vrevokeTokenB\x06\n" +
+	"\x04body\"r\n" +
+	"\vCreateToken\x12.\n" +
+	"\x05token\x18\x01 \x01(\v2\x18.quorate.placement.TokenR\x05token\x12\x15\n" +
+	"\x06ttl_ms\x18\x02 \x01(\x03R\x05ttlMs\x12\x1c\n" +
+	"\tbootstrap\x18\x03 \x01(\bR\tbootstrap\"\x1d\n" +
+	"\vRevokeToken\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\" \n" +
 	"\n" +
 	"RemoveNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x06R\x04node\"\xbf\x01\n" +
@@ -4647,7 +5073,7 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\x05shard\x18\x01 \x01(\v2\x1b.quorate.kv.ShardDescriptorR\x05shard\x12!\n" +
 	"\fconfig_index\x18\x02 \x01(\x04R\vconfigIndex\"&\n" +
 	"\x0eAllocateShards\x12\x14\n" +
-	"\x05count\x18\x01 \x01(\rR\x05count\"\xf2\x02\n" +
+	"\x05count\x18\x01 \x01(\rR\x05count\"\xa2\x03\n" +
 	"\x06Result\x12+\n" +
 	"\x05error\x18\x01 \x01(\v2\x15.quorate.kv.WireErrorR\x05error\x12+\n" +
 	"\x04node\x18\x02 \x01(\v2\x17.quorate.placement.NodeR\x04node\x12\x1f\n" +
@@ -4657,7 +5083,8 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\toperation\x18\x05 \x01(\v2\x1c.quorate.placement.OperationR\toperation\x128\n" +
 	"\x06config\x18\x06 \x01(\v2 .quorate.placement.ClusterConfigR\x06config\x12+\n" +
 	"\x04move\x18\a \x01(\v2\x17.quorate.placement.MoveR\x04move\x12.\n" +
-	"\x05split\x18\b \x01(\v2\x18.quorate.placement.SplitR\x05split\"\xbb\x01\n" +
+	"\x05split\x18\b \x01(\v2\x18.quorate.placement.SplitR\x05split\x12.\n" +
+	"\x05token\x18\t \x01(\v2\x18.quorate.placement.TokenR\x05token\"\xbb\x01\n" +
 	"\fIntroduction\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x06R\x04node\x12\x1d\n" +
 	"\n" +
@@ -4734,7 +5161,7 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\x03key\x18\x06 \x01(\fR\x03key\x12\x17\n" +
 	"\aby_load\x18\a \x01(\bR\x06byLoad\x121\n" +
 	"\x05right\x18\b \x01(\v2\x1b.quorate.kv.ShardDescriptorR\x05right\x12!\n" +
-	"\ffrozen_index\x18\t \x01(\x04R\vfrozenIndex\"\xce\x01\n" +
+	"\ffrozen_index\x18\t \x01(\x04R\vfrozenIndex\"\xa7\x02\n" +
 	"\x0eControlRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\x06R\x04node\x12\x0e\n" +
@@ -4743,7 +5170,10 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\x03key\x18\x05 \x01(\fR\x03key\x12\x0e\n" +
 	"\x02on\x18\x06 \x01(\bR\x02on\x12\x0e\n" +
 	"\x02id\x18\a \x01(\x04R\x02id\x128\n" +
-	"\x06config\x18\b \x01(\v2 .quorate.placement.ClusterConfigR\x06config\"\xb1\x02\n" +
+	"\x06config\x18\b \x01(\v2 .quorate.placement.ClusterConfigR\x06config\x12A\n" +
+	"\fcreate_token\x18\t \x01(\v2\x1e.quorate.placement.CreateTokenR\vcreateToken\x12\x14\n" +
+	"\x05token\x18\n" +
+	" \x01(\tR\x05token\"\xe1\x02\n" +
 	"\rControlAnswer\x12:\n" +
 	"\toperation\x18\x01 \x01(\v2\x1c.quorate.placement.OperationR\toperation\x12<\n" +
 	"\n" +
@@ -4751,7 +5181,8 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"operations\x124\n" +
 	"\x05steps\x18\x03 \x03(\v2\x1e.quorate.placement.PlannedStepR\x05steps\x126\n" +
 	"\bproblems\x18\x04 \x03(\v2\x1a.quorate.placement.ProblemR\bproblems\x128\n" +
-	"\x06config\x18\x05 \x01(\v2 .quorate.placement.ClusterConfigR\x06config\"\x89\x01\n" +
+	"\x06config\x18\x05 \x01(\v2 .quorate.placement.ClusterConfigR\x06config\x12.\n" +
+	"\x05token\x18\x06 \x01(\v2\x18.quorate.placement.TokenR\x05token\"\x89\x01\n" +
 	"\vPlannedStep\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05shard\x18\x02 \x01(\x04R\x05shard\x12\x12\n" +
@@ -4784,7 +5215,12 @@ const file_placement_metapb_meta_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\x06R\x04node\x12\x14\n" +
 	"\x05alive\x18\x03 \x01(\bR\x05alive\x12 \n" +
 	"\flast_seen_ms\x18\x04 \x01(\x03R\n" +
-	"lastSeenMs*j\n" +
+	"lastSeenMs*W\n" +
+	"\tTokenRole\x12\x15\n" +
+	"\x11TOKEN_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fTOKEN_READER\x10\x01\x12\x10\n" +
+	"\fTOKEN_WRITER\x10\x02\x12\x0f\n" +
+	"\vTOKEN_ADMIN\x10\x03*j\n" +
 	"\tNodeState\x12\x14\n" +
 	"\x10NODE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vNODE_ACTIVE\x10\x01\x12\x11\n" +
@@ -4846,152 +5282,166 @@ func file_placement_metapb_meta_proto_rawDescGZIP() []byte {
 	return file_placement_metapb_meta_proto_rawDescData
 }
 
-var file_placement_metapb_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_placement_metapb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_placement_metapb_meta_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_placement_metapb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_placement_metapb_meta_proto_goTypes = []any{
-	(NodeState)(0),                 // 0: quorate.placement.NodeState
-	(ShardState)(0),                // 1: quorate.placement.ShardState
-	(MoveReason)(0),                // 2: quorate.placement.MoveReason
-	(MergeStage)(0),                // 3: quorate.placement.MergeStage
-	(ShardAction)(0),               // 4: quorate.placement.ShardAction
-	(*State)(nil),                  // 5: quorate.placement.State
-	(*Settings)(nil),               // 6: quorate.placement.Settings
-	(*ClusterConfig)(nil),          // 7: quorate.placement.ClusterConfig
-	(*Node)(nil),                   // 8: quorate.placement.Node
-	(*Shard)(nil),                  // 9: quorate.placement.Shard
-	(*Move)(nil),                   // 10: quorate.placement.Move
-	(*Split)(nil),                  // 11: quorate.placement.Split
-	(*Merge)(nil),                  // 12: quorate.placement.Merge
-	(*Retired)(nil),                // 13: quorate.placement.Retired
-	(*Operation)(nil),              // 14: quorate.placement.Operation
-	(*Event)(nil),                  // 15: quorate.placement.Event
-	(*Segment)(nil),                // 16: quorate.placement.Segment
-	(*Image)(nil),                  // 17: quorate.placement.Image
-	(*Command)(nil),                // 18: quorate.placement.Command
-	(*RemoveNode)(nil),             // 19: quorate.placement.RemoveNode
-	(*BeginMove)(nil),              // 20: quorate.placement.BeginMove
-	(*BeginSplit)(nil),             // 21: quorate.placement.BeginSplit
-	(*EndSplit)(nil),               // 22: quorate.placement.EndSplit
-	(*BeginMerge)(nil),             // 23: quorate.placement.BeginMerge
-	(*AdvanceMerge)(nil),           // 24: quorate.placement.AdvanceMerge
-	(*BeginRebalance)(nil),         // 25: quorate.placement.BeginRebalance
-	(*EndOperation)(nil),           // 26: quorate.placement.EndOperation
-	(*AppendEvents)(nil),           // 27: quorate.placement.AppendEvents
-	(*FoundCluster)(nil),           // 28: quorate.placement.FoundCluster
-	(*RegisterNode)(nil),           // 29: quorate.placement.RegisterNode
-	(*SetNodeState)(nil),           // 30: quorate.placement.SetNodeState
-	(*CreateShards)(nil),           // 31: quorate.placement.CreateShards
-	(*ReportDescriptors)(nil),      // 32: quorate.placement.ReportDescriptors
-	(*DescriptorReport)(nil),       // 33: quorate.placement.DescriptorReport
-	(*AllocateShards)(nil),         // 34: quorate.placement.AllocateShards
-	(*Result)(nil),                 // 35: quorate.placement.Result
-	(*Introduction)(nil),           // 36: quorate.placement.Introduction
-	(*JoinRequest)(nil),            // 37: quorate.placement.JoinRequest
-	(*JoinAnswer)(nil),             // 38: quorate.placement.JoinAnswer
-	(*NodeAddress)(nil),            // 39: quorate.placement.NodeAddress
-	(*NodeReport)(nil),             // 40: quorate.placement.NodeReport
-	(*ReplicaReport)(nil),          // 41: quorate.placement.ReplicaReport
-	(*ReportAnswer)(nil),           // 42: quorate.placement.ReportAnswer
-	(*AdminRequest)(nil),           // 43: quorate.placement.AdminRequest
-	(*ShardRequest)(nil),           // 44: quorate.placement.ShardRequest
-	(*ControlRequest)(nil),         // 45: quorate.placement.ControlRequest
-	(*ControlAnswer)(nil),          // 46: quorate.placement.ControlAnswer
-	(*PlannedStep)(nil),            // 47: quorate.placement.PlannedStep
-	(*Problem)(nil),                // 48: quorate.placement.Problem
-	(*SummaryRequest)(nil),         // 49: quorate.placement.SummaryRequest
-	(*TransferRequest)(nil),        // 50: quorate.placement.TransferRequest
-	(*AdminAnswer)(nil),            // 51: quorate.placement.AdminAnswer
-	(*Summary)(nil),                // 52: quorate.placement.Summary
-	(*NodeHealth)(nil),             // 53: quorate.placement.NodeHealth
-	(*kvpb.ShardDescriptor)(nil),   // 54: quorate.kv.ShardDescriptor
-	(*kvpb.ReplicaDescriptor)(nil), // 55: quorate.kv.ReplicaDescriptor
-	(*kvpb.WireError)(nil),         // 56: quorate.kv.WireError
+	(TokenRole)(0),                 // 0: quorate.placement.TokenRole
+	(NodeState)(0),                 // 1: quorate.placement.NodeState
+	(ShardState)(0),                // 2: quorate.placement.ShardState
+	(MoveReason)(0),                // 3: quorate.placement.MoveReason
+	(MergeStage)(0),                // 4: quorate.placement.MergeStage
+	(ShardAction)(0),               // 5: quorate.placement.ShardAction
+	(*State)(nil),                  // 6: quorate.placement.State
+	(*Grant)(nil),                  // 7: quorate.placement.Grant
+	(*Token)(nil),                  // 8: quorate.placement.Token
+	(*Settings)(nil),               // 9: quorate.placement.Settings
+	(*ClusterConfig)(nil),          // 10: quorate.placement.ClusterConfig
+	(*Node)(nil),                   // 11: quorate.placement.Node
+	(*Shard)(nil),                  // 12: quorate.placement.Shard
+	(*Move)(nil),                   // 13: quorate.placement.Move
+	(*Split)(nil),                  // 14: quorate.placement.Split
+	(*Merge)(nil),                  // 15: quorate.placement.Merge
+	(*Retired)(nil),                // 16: quorate.placement.Retired
+	(*Operation)(nil),              // 17: quorate.placement.Operation
+	(*Event)(nil),                  // 18: quorate.placement.Event
+	(*Segment)(nil),                // 19: quorate.placement.Segment
+	(*Image)(nil),                  // 20: quorate.placement.Image
+	(*Command)(nil),                // 21: quorate.placement.Command
+	(*CreateToken)(nil),            // 22: quorate.placement.CreateToken
+	(*RevokeToken)(nil),            // 23: quorate.placement.RevokeToken
+	(*RemoveNode)(nil),             // 24: quorate.placement.RemoveNode
+	(*BeginMove)(nil),              // 25: quorate.placement.BeginMove
+	(*BeginSplit)(nil),             // 26: quorate.placement.BeginSplit
+	(*EndSplit)(nil),               // 27: quorate.placement.EndSplit
+	(*BeginMerge)(nil),             // 28: quorate.placement.BeginMerge
+	(*AdvanceMerge)(nil),           // 29: quorate.placement.AdvanceMerge
+	(*BeginRebalance)(nil),         // 30: quorate.placement.BeginRebalance
+	(*EndOperation)(nil),           // 31: quorate.placement.EndOperation
+	(*AppendEvents)(nil),           // 32: quorate.placement.AppendEvents
+	(*FoundCluster)(nil),           // 33: quorate.placement.FoundCluster
+	(*RegisterNode)(nil),           // 34: quorate.placement.RegisterNode
+	(*SetNodeState)(nil),           // 35: quorate.placement.SetNodeState
+	(*CreateShards)(nil),           // 36: quorate.placement.CreateShards
+	(*ReportDescriptors)(nil),      // 37: quorate.placement.ReportDescriptors
+	(*DescriptorReport)(nil),       // 38: quorate.placement.DescriptorReport
+	(*AllocateShards)(nil),         // 39: quorate.placement.AllocateShards
+	(*Result)(nil),                 // 40: quorate.placement.Result
+	(*Introduction)(nil),           // 41: quorate.placement.Introduction
+	(*JoinRequest)(nil),            // 42: quorate.placement.JoinRequest
+	(*JoinAnswer)(nil),             // 43: quorate.placement.JoinAnswer
+	(*NodeAddress)(nil),            // 44: quorate.placement.NodeAddress
+	(*NodeReport)(nil),             // 45: quorate.placement.NodeReport
+	(*ReplicaReport)(nil),          // 46: quorate.placement.ReplicaReport
+	(*ReportAnswer)(nil),           // 47: quorate.placement.ReportAnswer
+	(*AdminRequest)(nil),           // 48: quorate.placement.AdminRequest
+	(*ShardRequest)(nil),           // 49: quorate.placement.ShardRequest
+	(*ControlRequest)(nil),         // 50: quorate.placement.ControlRequest
+	(*ControlAnswer)(nil),          // 51: quorate.placement.ControlAnswer
+	(*PlannedStep)(nil),            // 52: quorate.placement.PlannedStep
+	(*Problem)(nil),                // 53: quorate.placement.Problem
+	(*SummaryRequest)(nil),         // 54: quorate.placement.SummaryRequest
+	(*TransferRequest)(nil),        // 55: quorate.placement.TransferRequest
+	(*AdminAnswer)(nil),            // 56: quorate.placement.AdminAnswer
+	(*Summary)(nil),                // 57: quorate.placement.Summary
+	(*NodeHealth)(nil),             // 58: quorate.placement.NodeHealth
+	(*kvpb.ShardDescriptor)(nil),   // 59: quorate.kv.ShardDescriptor
+	(*kvpb.ReplicaDescriptor)(nil), // 60: quorate.kv.ReplicaDescriptor
+	(*kvpb.WireError)(nil),         // 61: quorate.kv.WireError
 }
 var file_placement_metapb_meta_proto_depIdxs = []int32{
-	6,  // 0: quorate.placement.State.settings:type_name -> quorate.placement.Settings
-	8,  // 1: quorate.placement.State.nodes:type_name -> quorate.placement.Node
-	9,  // 2: quorate.placement.State.shards:type_name -> quorate.placement.Shard
-	16, // 3: quorate.placement.State.segments:type_name -> quorate.placement.Segment
-	7,  // 4: quorate.placement.State.config:type_name -> quorate.placement.ClusterConfig
-	10, // 5: quorate.placement.State.moves:type_name -> quorate.placement.Move
-	11, // 6: quorate.placement.State.splits:type_name -> quorate.placement.Split
-	12, // 7: quorate.placement.State.merges:type_name -> quorate.placement.Merge
-	13, // 8: quorate.placement.State.retired:type_name -> quorate.placement.Retired
-	14, // 9: quorate.placement.State.operations:type_name -> quorate.placement.Operation
-	15, // 10: quorate.placement.State.events:type_name -> quorate.placement.Event
-	7,  // 11: quorate.placement.Settings.config:type_name -> quorate.placement.ClusterConfig
-	0,  // 12: quorate.placement.Node.state:type_name -> quorate.placement.NodeState
-	54, // 13: quorate.placement.Shard.current:type_name -> quorate.kv.ShardDescriptor
-	1,  // 14: quorate.placement.Shard.state:type_name -> quorate.placement.ShardState
-	54, // 15: quorate.placement.Shard.initial:type_name -> quorate.kv.ShardDescriptor
-	55, // 16: quorate.placement.Move.add:type_name -> quorate.kv.ReplicaDescriptor
-	55, // 17: quorate.placement.Move.remove:type_name -> quorate.kv.ReplicaDescriptor
-	2,  // 18: quorate.placement.Move.reason:type_name -> quorate.placement.MoveReason
-	3,  // 19: quorate.placement.Merge.stage:type_name -> quorate.placement.MergeStage
-	5,  // 20: quorate.placement.Image.state:type_name -> quorate.placement.State
-	28, // 21: quorate.placement.Command.found_cluster:type_name -> quorate.placement.FoundCluster
-	29, // 22: quorate.placement.Command.register_node:type_name -> quorate.placement.RegisterNode
-	30, // 23: quorate.placement.Command.set_node_state:type_name -> quorate.placement.SetNodeState
-	31, // 24: quorate.placement.Command.create_shards:type_name -> quorate.placement.CreateShards
-	32, // 25: quorate.placement.Command.report_descriptors:type_name -> quorate.placement.ReportDescriptors
-	34, // 26: quorate.placement.Command.allocate_shards:type_name -> quorate.placement.AllocateShards
-	7,  // 27: quorate.placement.Command.set_config:type_name -> quorate.placement.ClusterConfig
-	19, // 28: quorate.placement.Command.remove_node:type_name -> quorate.placement.RemoveNode
-	20, // 29: quorate.placement.Command.begin_move:type_name -> quorate.placement.BeginMove
-	10, // 30: quorate.placement.Command.cancel_move:type_name -> quorate.placement.Move
-	21, // 31: quorate.placement.Command.begin_split:type_name -> quorate.placement.BeginSplit
-	22, // 32: quorate.placement.Command.end_split:type_name -> quorate.placement.EndSplit
-	23, // 33: quorate.placement.Command.begin_merge:type_name -> quorate.placement.BeginMerge
-	24, // 34: quorate.placement.Command.advance_merge:type_name -> quorate.placement.AdvanceMerge
-	25, // 35: quorate.placement.Command.begin_rebalance:type_name -> quorate.placement.BeginRebalance
-	26, // 36: quorate.placement.Command.end_operation:type_name -> quorate.placement.EndOperation
-	27, // 37: quorate.placement.Command.append_events:type_name -> quorate.placement.AppendEvents
-	2,  // 38: quorate.placement.BeginMove.reason:type_name -> quorate.placement.MoveReason
-	3,  // 39: quorate.placement.AdvanceMerge.from:type_name -> quorate.placement.MergeStage
-	3,  // 40: quorate.placement.AdvanceMerge.to:type_name -> quorate.placement.MergeStage
-	15, // 41: quorate.placement.AppendEvents.events:type_name -> quorate.placement.Event
-	6,  // 42: quorate.placement.FoundCluster.settings:type_name -> quorate.placement.Settings
-	8,  // 43: quorate.placement.FoundCluster.founder:type_name -> quorate.placement.Node
-	8,  // 44: quorate.placement.RegisterNode.node:type_name -> quorate.placement.Node
-	0,  // 45: quorate.placement.SetNodeState.state:type_name -> quorate.placement.NodeState
-	54, // 46: quorate.placement.CreateShards.shards:type_name -> quorate.kv.ShardDescriptor
-	33, // 47: quorate.placement.ReportDescriptors.reports:type_name -> quorate.placement.DescriptorReport
-	54, // 48: quorate.placement.DescriptorReport.shard:type_name -> quorate.kv.ShardDescriptor
-	56, // 49: quorate.placement.Result.error:type_name -> quorate.kv.WireError
-	8,  // 50: quorate.placement.Result.node:type_name -> quorate.placement.Node
-	14, // 51: quorate.placement.Result.operation:type_name -> quorate.placement.Operation
-	7,  // 52: quorate.placement.Result.config:type_name -> quorate.placement.ClusterConfig
-	10, // 53: quorate.placement.Result.move:type_name -> quorate.placement.Move
-	11, // 54: quorate.placement.Result.split:type_name -> quorate.placement.Split
-	8,  // 55: quorate.placement.Introduction.self:type_name -> quorate.placement.Node
-	8,  // 56: quorate.placement.JoinRequest.node:type_name -> quorate.placement.Node
-	8,  // 57: quorate.placement.JoinAnswer.node:type_name -> quorate.placement.Node
-	39, // 58: quorate.placement.JoinAnswer.addresses:type_name -> quorate.placement.NodeAddress
-	41, // 59: quorate.placement.NodeReport.replicas:type_name -> quorate.placement.ReplicaReport
-	33, // 60: quorate.placement.ReplicaReport.leads:type_name -> quorate.placement.DescriptorReport
-	49, // 61: quorate.placement.AdminRequest.summary:type_name -> quorate.placement.SummaryRequest
-	50, // 62: quorate.placement.AdminRequest.transfer:type_name -> quorate.placement.TransferRequest
-	44, // 63: quorate.placement.AdminRequest.shard:type_name -> quorate.placement.ShardRequest
-	45, // 64: quorate.placement.AdminRequest.control:type_name -> quorate.placement.ControlRequest
-	4,  // 65: quorate.placement.ShardRequest.action:type_name -> quorate.placement.ShardAction
-	55, // 66: quorate.placement.ShardRequest.server:type_name -> quorate.kv.ReplicaDescriptor
-	54, // 67: quorate.placement.ShardRequest.right:type_name -> quorate.kv.ShardDescriptor
-	7,  // 68: quorate.placement.ControlRequest.config:type_name -> quorate.placement.ClusterConfig
-	14, // 69: quorate.placement.ControlAnswer.operation:type_name -> quorate.placement.Operation
-	14, // 70: quorate.placement.ControlAnswer.operations:type_name -> quorate.placement.Operation
-	47, // 71: quorate.placement.ControlAnswer.steps:type_name -> quorate.placement.PlannedStep
-	48, // 72: quorate.placement.ControlAnswer.problems:type_name -> quorate.placement.Problem
-	7,  // 73: quorate.placement.ControlAnswer.config:type_name -> quorate.placement.ClusterConfig
-	52, // 74: quorate.placement.AdminAnswer.summary:type_name -> quorate.placement.Summary
-	55, // 75: quorate.placement.AdminAnswer.members:type_name -> quorate.kv.ReplicaDescriptor
-	46, // 76: quorate.placement.AdminAnswer.control:type_name -> quorate.placement.ControlAnswer
-	53, // 77: quorate.placement.Summary.nodes:type_name -> quorate.placement.NodeHealth
-	40, // 78: quorate.placement.NodeHealth.report:type_name -> quorate.placement.NodeReport
-	79, // [79:79] is the sub-list for method output_type
-	79, // [79:79] is the sub-list for method input_type
-	79, // [79:79] is the sub-list for extension type_name
-	79, // [79:79] is the sub-list for extension extendee
-	0,  // [0:79] is the sub-list for field type_name
+	9,  // 0: quorate.placement.State.settings:type_name -> quorate.placement.Settings
+	11, // 1: quorate.placement.State.nodes:type_name -> quorate.placement.Node
+	12, // 2: quorate.placement.State.shards:type_name -> quorate.placement.Shard
+	19, // 3: quorate.placement.State.segments:type_name -> quorate.placement.Segment
+	10, // 4: quorate.placement.State.config:type_name -> quorate.placement.ClusterConfig
+	13, // 5: quorate.placement.State.moves:type_name -> quorate.placement.Move
+	14, // 6: quorate.placement.State.splits:type_name -> quorate.placement.Split
+	15, // 7: quorate.placement.State.merges:type_name -> quorate.placement.Merge
+	16, // 8: quorate.placement.State.retired:type_name -> quorate.placement.Retired
+	17, // 9: quorate.placement.State.operations:type_name -> quorate.placement.Operation
+	18, // 10: quorate.placement.State.events:type_name -> quorate.placement.Event
+	8,  // 11: quorate.placement.State.tokens:type_name -> quorate.placement.Token
+	0,  // 12: quorate.placement.Grant.role:type_name -> quorate.placement.TokenRole
+	7,  // 13: quorate.placement.Token.grants:type_name -> quorate.placement.Grant
+	10, // 14: quorate.placement.Settings.config:type_name -> quorate.placement.ClusterConfig
+	1,  // 15: quorate.placement.Node.state:type_name -> quorate.placement.NodeState
+	59, // 16: quorate.placement.Shard.current:type_name -> quorate.kv.ShardDescriptor
+	2,  // 17: quorate.placement.Shard.state:type_name -> quorate.placement.ShardState
+	59, // 18: quorate.placement.Shard.initial:type_name -> quorate.kv.ShardDescriptor
+	60, // 19: quorate.placement.Move.add:type_name -> quorate.kv.ReplicaDescriptor
+	60, // 20: quorate.placement.Move.remove:type_name -> quorate.kv.ReplicaDescriptor
+	3,  // 21: quorate.placement.Move.reason:type_name -> quorate.placement.MoveReason
+	4,  // 22: quorate.placement.Merge.stage:type_name -> quorate.placement.MergeStage
+	6,  // 23: quorate.placement.Image.state:type_name -> quorate.placement.State
+	33, // 24: quorate.placement.Command.found_cluster:type_name -> quorate.placement.FoundCluster
+	34, // 25: quorate.placement.Command.register_node:type_name -> quorate.placement.RegisterNode
+	35, // 26: quorate.placement.Command.set_node_state:type_name -> quorate.placement.SetNodeState
+	36, // 27: quorate.placement.Command.create_shards:type_name -> quorate.placement.CreateShards
+	37, // 28: quorate.placement.Command.report_descriptors:type_name -> quorate.placement.ReportDescriptors
+	39, // 29: quorate.placement.Command.allocate_shards:type_name -> quorate.placement.AllocateShards
+	10, // 30: quorate.placement.Command.set_config:type_name -> quorate.placement.ClusterConfig
+	24, // 31: quorate.placement.Command.remove_node:type_name -> quorate.placement.RemoveNode
+	25, // 32: quorate.placement.Command.begin_move:type_name -> quorate.placement.BeginMove
+	13, // 33: quorate.placement.Command.cancel_move:type_name -> quorate.placement.Move
+	26, // 34: quorate.placement.Command.begin_split:type_name -> quorate.placement.BeginSplit
+	27, // 35: quorate.placement.Command.end_split:type_name -> quorate.placement.EndSplit
+	28, // 36: quorate.placement.Command.begin_merge:type_name -> quorate.placement.BeginMerge
+	29, // 37: quorate.placement.Command.advance_merge:type_name -> quorate.placement.AdvanceMerge
+	30, // 38: quorate.placement.Command.begin_rebalance:type_name -> quorate.placement.BeginRebalance
+	31, // 39: quorate.placement.Command.end_operation:type_name -> quorate.placement.EndOperation
+	32, // 40: quorate.placement.Command.append_events:type_name -> quorate.placement.AppendEvents
+	22, // 41: quorate.placement.Command.create_token:type_name -> quorate.placement.CreateToken
+	23, // 42: quorate.placement.Command.revoke_token:type_name -> quorate.placement.RevokeToken
+	8,  // 43: quorate.placement.CreateToken.token:type_name -> quorate.placement.Token
+	3,  // 44: quorate.placement.BeginMove.reason:type_name -> quorate.placement.MoveReason
+	4,  // 45: quorate.placement.AdvanceMerge.from:type_name -> quorate.placement.MergeStage
+	4,  // 46: quorate.placement.AdvanceMerge.to:type_name -> quorate.placement.MergeStage
+	18, // 47: quorate.placement.AppendEvents.events:type_name -> quorate.placement.Event
+	9,  // 48: quorate.placement.FoundCluster.settings:type_name -> quorate.placement.Settings
+	11, // 49: quorate.placement.FoundCluster.founder:type_name -> quorate.placement.Node
+	11, // 50: quorate.placement.RegisterNode.node:type_name -> quorate.placement.Node
+	1,  // 51: quorate.placement.SetNodeState.state:type_name -> quorate.placement.NodeState
+	59, // 52: quorate.placement.CreateShards.shards:type_name -> quorate.kv.ShardDescriptor
+	38, // 53: quorate.placement.ReportDescriptors.reports:type_name -> quorate.placement.DescriptorReport
+	59, // 54: quorate.placement.DescriptorReport.shard:type_name -> quorate.kv.ShardDescriptor
+	61, // 55: quorate.placement.Result.error:type_name -> quorate.kv.WireError
+	11, // 56: quorate.placement.Result.node:type_name -> quorate.placement.Node
+	17, // 57: quorate.placement.Result.operation:type_name -> quorate.placement.Operation
+	10, // 58: quorate.placement.Result.config:type_name -> quorate.placement.ClusterConfig
+	13, // 59: quorate.placement.Result.move:type_name -> quorate.placement.Move
+	14, // 60: quorate.placement.Result.split:type_name -> quorate.placement.Split
+	8,  // 61: quorate.placement.Result.token:type_name -> quorate.placement.Token
+	11, // 62: quorate.placement.Introduction.self:type_name -> quorate.placement.Node
+	11, // 63: quorate.placement.JoinRequest.node:type_name -> quorate.placement.Node
+	11, // 64: quorate.placement.JoinAnswer.node:type_name -> quorate.placement.Node
+	44, // 65: quorate.placement.JoinAnswer.addresses:type_name -> quorate.placement.NodeAddress
+	46, // 66: quorate.placement.NodeReport.replicas:type_name -> quorate.placement.ReplicaReport
+	38, // 67: quorate.placement.ReplicaReport.leads:type_name -> quorate.placement.DescriptorReport
+	54, // 68: quorate.placement.AdminRequest.summary:type_name -> quorate.placement.SummaryRequest
+	55, // 69: quorate.placement.AdminRequest.transfer:type_name -> quorate.placement.TransferRequest
+	49, // 70: quorate.placement.AdminRequest.shard:type_name -> quorate.placement.ShardRequest
+	50, // 71: quorate.placement.AdminRequest.control:type_name -> quorate.placement.ControlRequest
+	5,  // 72: quorate.placement.ShardRequest.action:type_name -> quorate.placement.ShardAction
+	60, // 73: quorate.placement.ShardRequest.server:type_name -> quorate.kv.ReplicaDescriptor
+	59, // 74: quorate.placement.ShardRequest.right:type_name -> quorate.kv.ShardDescriptor
+	10, // 75: quorate.placement.ControlRequest.config:type_name -> quorate.placement.ClusterConfig
+	22, // 76: quorate.placement.ControlRequest.create_token:type_name -> quorate.placement.CreateToken
+	17, // 77: quorate.placement.ControlAnswer.operation:type_name -> quorate.placement.Operation
+	17, // 78: quorate.placement.ControlAnswer.operations:type_name -> quorate.placement.Operation
+	52, // 79: quorate.placement.ControlAnswer.steps:type_name -> quorate.placement.PlannedStep
+	53, // 80: quorate.placement.ControlAnswer.problems:type_name -> quorate.placement.Problem
+	10, // 81: quorate.placement.ControlAnswer.config:type_name -> quorate.placement.ClusterConfig
+	8,  // 82: quorate.placement.ControlAnswer.token:type_name -> quorate.placement.Token
+	57, // 83: quorate.placement.AdminAnswer.summary:type_name -> quorate.placement.Summary
+	60, // 84: quorate.placement.AdminAnswer.members:type_name -> quorate.kv.ReplicaDescriptor
+	51, // 85: quorate.placement.AdminAnswer.control:type_name -> quorate.placement.ControlAnswer
+	58, // 86: quorate.placement.Summary.nodes:type_name -> quorate.placement.NodeHealth
+	45, // 87: quorate.placement.NodeHealth.report:type_name -> quorate.placement.NodeReport
+	88, // [88:88] is the sub-list for method output_type
+	88, // [88:88] is the sub-list for method input_type
+	88, // [88:88] is the sub-list for extension type_name
+	88, // [88:88] is the sub-list for extension extendee
+	0,  // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_placement_metapb_meta_proto_init() }
@@ -4999,7 +5449,7 @@ func file_placement_metapb_meta_proto_init() {
 	if File_placement_metapb_meta_proto != nil {
 		return
 	}
-	file_placement_metapb_meta_proto_msgTypes[13].OneofWrappers = []any{
+	file_placement_metapb_meta_proto_msgTypes[15].OneofWrappers = []any{
 		(*Command_FoundCluster)(nil),
 		(*Command_RegisterNode)(nil),
 		(*Command_SetNodeState)(nil),
@@ -5017,8 +5467,10 @@ func file_placement_metapb_meta_proto_init() {
 		(*Command_BeginRebalance)(nil),
 		(*Command_EndOperation)(nil),
 		(*Command_AppendEvents)(nil),
+		(*Command_CreateToken)(nil),
+		(*Command_RevokeToken)(nil),
 	}
-	file_placement_metapb_meta_proto_msgTypes[38].OneofWrappers = []any{
+	file_placement_metapb_meta_proto_msgTypes[42].OneofWrappers = []any{
 		(*AdminRequest_Summary)(nil),
 		(*AdminRequest_Transfer)(nil),
 		(*AdminRequest_Shard)(nil),
@@ -5029,8 +5481,8 @@ func file_placement_metapb_meta_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_placement_metapb_meta_proto_rawDesc), len(file_placement_metapb_meta_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   49,
+			NumEnums:      6,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

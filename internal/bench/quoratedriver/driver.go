@@ -21,6 +21,7 @@ type Options struct {
 	NetHTTP       bool        // Go's own transport instead of the lean one
 	TLS           *tls.Config // for https endpoints; nil = what the system trusts
 	Clients       int         // that will be opened: connections to keep
+	Token         string
 }
 
 // Driver is a bench.Driver. All sessions share one client, and its connections.
@@ -38,6 +39,7 @@ func New(o Options) (*Driver, error) {
 		TLS:                  o.TLS,
 		IdleConnsPerEndpoint: max(o.Clients, 1),
 		UserAgent:            "quorate-bench",
+		Token:                o.Token,
 	}
 	if !o.Retry {
 		cfg.Retry.Attempts = 1
