@@ -26,6 +26,7 @@ type devOptions struct {
 	foundingArgs      []string // for serve
 	nodesGiven        bool     // --nodes was
 	insecure          bool
+	auth              bool
 	ownSecret         bool // the environment has one
 }
 
@@ -52,7 +53,8 @@ to see the others go on; you are told the command that starts it again. Add one
 with 'quorate dev add-node', take one away with 'quorate nodes remove'.
 
 Traffic between the nodes is encrypted, with a secret that is made in the data
-directory; --insecure leaves that out.`,
+directory; --insecure leaves that out. With --auth clients need tokens: the root token is
+printed once, and kept in the data directory for you alone.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := o.founding.settings(cmd.Flags()); err != nil {
@@ -73,6 +75,7 @@ directory; --insecure leaves that out.`,
 	f.StringVar(&o.dataDir, "data-dir", "", "folder to keep the data in (default: a temporary one)")
 	f.StringSliceVar(&o.zones, "zones", nil, "zones to spread the nodes over, in turn")
 	f.BoolVar(&o.insecure, "insecure", false, "do not secure the traffic between the nodes")
+	f.BoolVar(&o.auth, "auth", false, "ask clients for tokens, and print the root token when it is made")
 	o.founding.addTo(f)
 	o.founding.deadGrace = devDeadGrace
 	f.Lookup("dead-grace").DefValue = devDeadGrace.String()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -44,6 +45,7 @@ type devCluster struct {
 	cluster *localcluster.Cluster
 	out     io.Writer // the table
 	talk    io.Writer
+	token   devToken
 
 	adding sync.Mutex // one node is added at a time
 	mu     sync.Mutex
@@ -84,7 +86,7 @@ func newDevCluster(o devOptions, dir, binary string, out, talk io.Writer) (*devC
 		Shards:            o.shards,
 		ReplicationFactor: o.replicationFactor,
 		Zones:             o.zones,
-		ExtraArgs:         append(secretArgs, o.foundingArgs...),
+		ExtraArgs:         slices.Concat(secretArgs, d.authArgs(), o.foundingArgs),
 	})
 	for i := d.cluster.Count(); i < len(record.Nodes); i++ {
 		d.addNode(record.Nodes[i].Zone)
@@ -173,6 +175,7 @@ func (d *devCluster) run(ctx context.Context) error {
 	}
 	fmt.Fprintf(d.out, "cluster ready: %d nodes, %d shards, replication factor %d, http://%s\n",
 		summary.NodesAlive, summary.Shards, summary.ReplicationFactor, d.cluster.HTTPAddress(d.live()[0]))
+	d.showToken()
 	for _, i := range d.live() {
 		d.watch(life, i)
 	}
@@ -242,7 +245,10 @@ func (d *devCluster) waitReady(ctx context.Context) (client.Cluster, error) {
 	if len(endpoints) == 0 {
 		return client.Cluster{}, fmt.Errorf("all nodes of the cluster in %s were removed: use another --data-dir", d.dir)
 	}
-	c, err := client.New(client.Config{Endpoints: endpoints})
+	if err := d.waitToken(ctx); err != nil {
+		return client.Cluster{}, err
+	}
+	c, err := d.client(0)
 	if err != nil {
 		return client.Cluster{}, err
 	}
@@ -324,7 +330,7 @@ func (d *devCluster) awaitRemoval(ctx context.Context, i int) {
 
 // removed asks the others whether node i is no more in the cluster.
 func (d *devCluster) removed(ctx context.Context, i int) bool {
-	c, err := client.New(client.Config{Endpoints: d.cluster.Endpoints(), Timeout: 3 * time.Second})
+	c, err := d.client(3 * time.Second)
 	if err != nil {
 		return false
 	}
@@ -340,7 +346,7 @@ func (d *devCluster) add(ctx, life context.Context, zone string) (devRow, error)
 	if d.cluster.Count() >= devNodesMax {
 		return devRow{}, fmt.Errorf("the cluster has had %d nodes, which is the most", devNodesMax)
 	}
-	c, err := client.New(client.Config{Endpoints: d.cluster.Endpoints()})
+	c, err := d.client(0)
 	if err != nil {
 		return devRow{}, err
 	}
