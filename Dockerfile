@@ -10,6 +10,7 @@ FROM scratch AS prebuilt
 COPY bin/quorate /quorate
 COPY --chown=65532:65532 deploy/docker/data/ /data/
 COPY --chown=65532:65532 deploy/docker/data/ /secret/
+COPY --chown=65532:65532 deploy/docker/data/ /tokens/
 USER 65532:65532
 VOLUME /data
 EXPOSE 7001 7101
@@ -30,6 +31,7 @@ FROM scratch
 COPY --from=build /quorate /quorate
 COPY --chown=65532:65532 deploy/docker/data/ /data/
 COPY --chown=65532:65532 deploy/docker/data/ /secret/
+COPY --chown=65532:65532 deploy/docker/data/ /tokens/
 USER 65532:65532
 VOLUME /data
 EXPOSE 7001 7101

@@ -17,7 +17,7 @@ type Snapshot struct {
 	InFlight InFlight
 	Checks   []kv.Check // of readiness
 	Secrets  []string   // ids of the cluster secrets that count, that in use first
-	Insecure bool       // listening beyond loopback without a secret was allowed, and there is none
+	Insecure bool       // a port beyond loopback asks for nothing, as was allowed
 
 	// Cluster and Members are what this node knows of all. Members tells which
 	// series of other nodes are still wanted (M4).

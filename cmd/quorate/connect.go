@@ -29,6 +29,7 @@ type clientFlags struct {
 	keyFile   string
 	tokenFile string
 	given     string // a token that comes before all others
+	anonymous bool   // go without a token if there is one and it cannot be read
 }
 
 // addTo declares the flags; preset is the command's own default of -o.
@@ -110,7 +111,11 @@ func (f *clientFlags) credential() (string, error) {
 	if f.given != "" {
 		return f.given, nil
 	}
-	return f.token()
+	token, err := f.token()
+	if err != nil && f.anonymous {
+		return "", nil
+	}
+	return token, err
 }
 
 // withClient runs a command with a client.

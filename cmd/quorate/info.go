@@ -50,6 +50,7 @@ health checks of containers: exit code 0 if it is ready, 5 if it is not or does 
 		},
 	}
 	f.addTo(cmd, env, formatPlain)
+	f.anonymous = true // a container is healthy before there is a token, and without
 	f.timeout = healthTimeout
 	cmd.Flags().Lookup("timeout").DefValue = healthTimeout.String()
 	cmd.Flags().BoolVar(&live, "live", false, "ask only whether the process is alive")

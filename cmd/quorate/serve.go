@@ -106,7 +106,7 @@ func addSecurity(f *pflag.FlagSet, c *server.Config) {
 	f.StringVar(&w.Cert, "tls-cert", "", "serve clients over HTTPS with the certificate in this file instead, PEM; read again when it changes")
 	f.StringVar(&w.Key, "tls-key", "", "its key, PEM")
 	f.StringVar(&w.CA, "tls-ca", "", "authorities, PEM: clients have to show a certificate by one of them; read again when it changes")
-	f.BoolVar(&c.Security.Insecure, "insecure", false, "allow listening beyond loopback without a cluster secret")
+	f.BoolVar(&c.Security.Insecure, "insecure", false, "allow listening beyond loopback without --auth for clients, or without a cluster secret for other nodes")
 	f.BoolVar(&c.Auth.On, "auth", false, "ask clients for tokens; the first start of the cluster prints its root token, once, to standard output")
 	f.StringVar(&c.Auth.RootTokenFile, "root-token-file", "", "write the root token to this file instead, if this node is the one that makes it")
 }
@@ -130,7 +130,8 @@ several separated by commas. The file is read again when it changes and at SIGHU
 
 With --auth, which is to be given to all nodes, clients need tokens ('quorate token').
 The node that leads when the cluster starts for the first time makes the root token, with
-which the others are made.
+which the others are made. Beyond loopback a node listens for clients only with --auth,
+and for other nodes only with a secret, unless --insecure allows it.
 
 Flags that begin with "new cluster" count only where this node founds it. Later the
 same settings are changed with 'quorate config set'.`,

@@ -89,13 +89,14 @@ func tokenCreateCommand(env lookupEnv) *cobra.Command {
 	var g grantFlags
 	var order client.TokenOrder
 	var ttl time.Duration
+	var out tokenOut
 	cmd := &cobra.Command{
 		Use:   "create",
 		Short: "Make a token, and print it, once",
 		Example: `  quorate token create --role reader --prefix app/ --name app --ttl 720h
   quorate token create --role writer --prefix app/ --prefix shared/
   quorate token create --grant 'writer app/' --grant 'deny reader app/secret/'
-  quorate token create --role reader --deny --name prometheus   # metrics, and no keys`,
+  quorate token create --role reader --deny --name prometheus --out token   # metrics, and no keys`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -103,10 +104,16 @@ func tokenCreateCommand(env lookupEnv) *cobra.Command {
 				return err
 			}
 			order.TTL = client.Duration(ttl)
+			if kept, err := out.ready(cmd.ErrOrStderr()); kept || err != nil {
+				return err
+			}
 			return f.withClient(func(c *client.Client) error {
 				t, err := c.CreateToken(cmd.Context(), order)
 				if err != nil {
 					return err
+				}
+				if out.path != "" {
+					return out.write(cmd.ErrOrStderr(), t)
 				}
 				if f.output == formatJSON {
 					return printJSON(cmd.OutOrStdout(), t)
@@ -126,6 +133,8 @@ func tokenCreateCommand(env lookupEnv) *cobra.Command {
 	flags.StringArrayVar(&g.more, "grant", nil, "'[deny] ROLE [PREFIX]', as one word; may be repeated")
 	flags.StringVar(&order.Name, "name", "", "what the token is for; shown in lists and in the audit log")
 	flags.DurationVar(&ttl, "ttl", 0, "how long it counts, such as 720h; 0 = until it is revoked")
+	flags.StringVar(&out.path, "out", "", "write it to this file instead of printing it, with mode 0600; the file must not exist")
+	flags.BoolVar(&out.keep, "keep", false, "with --out: if the file is there already, that is fine, and no token is made")
 	flags.Float64Var(&order.Rate, "rate", 0, "requests a second that it may make at each node; 0 = no limit")
 	return cmd
 }

@@ -77,6 +77,30 @@ func TestTokensOnTheCommandLine(t *testing.T) {
 	}
 }
 
+// TestTokenOut: a token goes to a file that is its owner's alone, and another one is not
+// made where there is one. Health asks without a token where it has none.
+func TestTokenOut(t *testing.T) {
+	env, root := guardedNode(t)
+	asRoot, file := with(env, "QUORATE_TOKEN", root), filepath.Join(t.TempDir(), "token")
+	create := "token create --role reader --name p --out " + file
+	if got := wants(t, asRoot, "", create, "exit 0", "holds token"); strings.Contains(got, "qrt_") {
+		t.Error(got)
+	}
+	info, err := os.Stat(file)
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Fatalf("%v, %v", info, err)
+	}
+	wants(t, env, "", "token list --token-file "+file, "exit 1", "forbidden") // it counts, and may not
+	wants(t, asRoot, "", create, "exit 1", "exists already")
+	wants(t, asRoot, "", create+" --keep", "exit 0", "there already")
+	if list := wants(t, asRoot, "", "token list -o plain", "exit 0"); strings.Count(list, "\tp\t") != 1 {
+		t.Errorf("want one token called p:\n%s", list)
+	}
+	wants(t, asRoot, "", "token create --role reader --keep", "exit 2", "--keep goes with --out")
+	wants(t, asRoot, "", "token create --role reader --out "+file+"/x", "exit 1")
+	wants(t, env, "", "health --token-file "+file+".none", "exit 0")
+}
+
 func TestLogin(t *testing.T) {
 	env, root := guardedNode(t)
 	wants(t, env, "", "login", "exit 2", "no token is given")

@@ -3,11 +3,14 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/quorate-db/quorate/client"
 )
 
 // tokenEnv names the variable that holds a token. There is no flag for one: what is on
@@ -83,18 +86,58 @@ func store(env lookupEnv, endpoint, token string) (path string, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return "", err
 	}
+	return path, writePrivate(path, token)
+}
+
+// writePrivate writes a line to a file, whole or not at all, for its owner alone.
+func writePrivate(path, line string) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".new-*") // with mode 0600
 	if err != nil {
-		return "", err
+		return err
 	}
-	_, err = tmp.WriteString(token + "\n")
+	_, err = tmp.WriteString(line + "\n")
 	if err = errors.Join(err, tmp.Close()); err == nil {
 		err = os.Rename(tmp.Name(), path)
 	}
 	if err != nil {
-		return "", errors.Join(err, os.Remove(tmp.Name()))
+		return errors.Join(err, os.Remove(tmp.Name()))
 	}
-	return path, nil
+	return nil
+}
+
+// tokenOut is where `token create` puts a token: a file, or standard output.
+type tokenOut struct {
+	path string // "" = standard output
+	keep bool   // a file that is there already is fine
+}
+
+// ready is asked before a token is made. kept: there is one already.
+func (o tokenOut) ready(talk io.Writer) (kept bool, err error) {
+	if o.path == "" {
+		if o.keep {
+			return false, usagef("--keep goes with --out")
+		}
+		return false, nil
+	}
+	switch _, err := os.Lstat(o.path); {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	case !o.keep:
+		return false, fmt.Errorf("%s exists already; no token was made", o.path)
+	}
+	fmt.Fprintf(talk, "%s is there already\n", o.path)
+	return true, nil
+}
+
+// write keeps a token that was made.
+func (o tokenOut) write(talk io.Writer, t client.Token) error {
+	if err := writePrivate(o.path, t.Secret); err != nil {
+		return fmt.Errorf("token %s was made and could not be written, so nobody has it; revoke it: %w", t.ID, err)
+	}
+	fmt.Fprintf(talk, "%s holds token %s\n", o.path, t.ID)
+	return nil
 }
 
 // forget removes what is stored for an endpoint.

@@ -136,7 +136,7 @@ func (c Config) Validate() error {
 	if c.DataDir == "" {
 		errs = append(errs, errors.New("--data-dir: a data directory is needed"))
 	}
-	errs = append(errs, c.Security.validate(), c.HTTP.validate("http", c.Security), c.Peer.validate("peer", c.Security))
+	errs = append(errs, c.Security.validate(), c.HTTP.validate("http"), c.Peer.validate("peer"), c.validateExposure())
 	for _, address := range c.Join {
 		if _, err := hostPort(address, true); err != nil {
 			errs = append(errs, fmt.Errorf("--join: %w", err))
@@ -168,14 +168,27 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-func (a Address) validate(flag string, s Security) error {
-	host, err := hostPort(a.Listen, false)
-	if err != nil {
-		return fmt.Errorf("--%s-listen: %w", flag, err)
+// validateExposure refuses ports that others than this machine reach and that ask for
+// nothing, unless that is wanted.
+func (c Config) validateExposure() error {
+	if c.Security.Insecure {
+		return nil
 	}
-	if !s.secured() && !s.Insecure && !loopback(host) {
-		return fmt.Errorf("--%s-listen %s: anyone who reaches this address could read and write everything: give every node "+
-			"the same --cluster-secret-file ('quorate secret new --out FILE' makes it), or say --insecure if the network is yours alone", flag, a.Listen)
+	const refused = "--%s-listen %s: anyone who reaches this address could read and write everything: %s, or say --insecure if the network is yours alone"
+	var errs []error
+	if beyondLoopback(c.HTTP.Listen) && !c.Auth.On {
+		errs = append(errs, fmt.Errorf(refused, "http", c.HTTP.Listen, "give every node --auth, so that clients need tokens"))
+	}
+	if beyondLoopback(c.Peer.Listen) && !c.Security.secured() {
+		errs = append(errs, fmt.Errorf(refused, "peer", c.Peer.Listen,
+			"give every node the same --cluster-secret-file ('quorate secret new --out FILE' makes it)"))
+	}
+	return errors.Join(errs...)
+}
+
+func (a Address) validate(flag string) error {
+	if _, err := hostPort(a.Listen, false); err != nil {
+		return fmt.Errorf("--%s-listen: %w", flag, err)
 	}
 	advertised, err := hostPort(a.Advertise, true)
 	if err != nil {

@@ -1,6 +1,10 @@
 package server
 
 import (
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -24,5 +28,22 @@ func TestDataDirSurvivesACrash(t *testing.T) {
 	}
 	if before.Node() != after.Node() {
 		t.Fatalf("node %s is node %s after a crash", before.Node(), after.Node())
+	}
+}
+
+// TestDataDirIsPrivate: also where somebody else made it, as an image's volume is.
+func TestDataDirIsPrivate(t *testing.T) {
+	for mode, want := range map[fs.FileMode]fs.FileMode{0o755: 0o700, 0o700: 0o700, 0o750: 0o700, 0o777 | fs.ModeSticky: 0o777} {
+		dir := filepath.Join(t.TempDir(), "data")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(dir, mode); err != nil { // whatever the umask is
+			t.Fatal(err)
+		}
+		keepPrivate(dir, slog.New(slog.DiscardHandler))
+		if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != want {
+			t.Errorf("mode %o became %v, %v", mode, info.Mode(), err)
+		}
 	}
 }

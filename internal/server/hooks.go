@@ -115,7 +115,7 @@ func snapshot(n *Node, edge *httpd.Server) metrics.Snapshot {
 		}
 		s.Replicas = append(s.Replicas, out)
 	}
-	s.Insecure = n.config.Security.open()
+	s.Insecure = n.config.exposure().open()
 	s.InFlight.Data, s.InFlight.Control, s.InFlight.Streams = edge.InFlight()
 	return s
 }

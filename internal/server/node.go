@@ -161,6 +161,9 @@ func (n *Node) openDataDir() error {
 		return fmt.Errorf("identity: %w", err)
 	}
 	n.log = n.log.With("name", n.name())
+	if n.world.OnDisk {
+		keepPrivate(dir, n.log)
+	}
 	n.book, err = openAddressBook(fs, dir, n.log)
 	return err
 }

@@ -25,7 +25,8 @@ type Security struct {
 	Secrets []pki.Secret
 	// Web says whether and how clients are served over HTTPS.
 	Web WebTLS
-	// Insecure: listening beyond loopback without a secret is wanted.
+	// Insecure: listening beyond loopback is wanted without tokens for clients, or
+	// without a secret for other nodes.
 	Insecure bool
 }
 
@@ -35,9 +36,6 @@ const lookEvery = 2 * time.Second
 
 // secured reports whether there is a cluster secret.
 func (s Security) secured() bool { return s.SecretFile != "" || len(s.Secrets) > 0 }
-
-// open reports whether whoever reaches the ports can do everything, and was meant to.
-func (s Security) open() bool { return s.Insecure && !s.secured() }
 
 func (s Security) validate() error {
 	if s.SecretFile != "" && len(s.Secrets) > 0 {
@@ -49,14 +47,7 @@ func (s Security) validate() error {
 // secure reads the secrets and says how the node is protected.
 func (p *process) secure() error {
 	s := p.config.Security
-	if s.open() {
-		p.log.Warn("THIS NODE IS NOT SECURED: whoever reaches its ports can read and write everything",
-			"http", p.config.HTTP.Listen, "peer", p.config.Peer.Listen, "help", "quorate secret new")
-	}
-	if host, _ := hostPort(p.config.HTTP.Listen, false); !s.Web.on() && !s.open() && !loopback(host) {
-		p.log.Warn("clients are served over plain HTTP beyond loopback: whoever is on the way reads and changes what they send; --tls ends that",
-			"http", p.config.HTTP.Listen)
-	}
+	p.warnIfExposed()
 	if !s.secured() {
 		return p.secureWeb()
 	}
@@ -134,15 +125,11 @@ type admin struct {
 	node *Node
 }
 
-// Problems adds to what the cluster knows that this node is not secured.
+// Problems adds to what the cluster knows what of this node is not secured.
 func (a admin) Problems(ctx context.Context) ([]kv.Problem, error) {
 	problems, err := a.Control.Problems(ctx)
-	if err == nil && a.node.config.Security.open() {
-		problems = append(problems, kv.Problem{
-			Code: "insecure", Severity: kv.SeverityWarning, Node: a.node.identity.Node(),
-			Summary: "node " + a.node.name() + " runs with --insecure: whoever reaches its ports can read and write everything",
-			Help:    "quorate secret new --out FILE, then give every node the file with --cluster-secret-file",
-		})
+	if err != nil {
+		return nil, err
 	}
-	return problems, err
+	return append(problems, a.node.config.exposure().problems(a.node.identity.Node(), a.node.name())...), nil
 }

@@ -70,8 +70,8 @@ func TestHTTPS(t *testing.T) {
 // TestInsecureIsLoud: a node that was told to be open says so everywhere.
 func TestInsecureIsLoud(t *testing.T) {
 	dir, port := t.TempDir(), proc.FreePorts(t, 2, 0)
-	n := startAlone(t, "--data-dir", dir, "--insecure", "--replication-factor", "1", "--http-listen", fmt.Sprintf("127.0.0.1:%d", port),
-		"--peer-listen", fmt.Sprintf("127.0.0.1:%d", port+1))
+	n := startAlone(t, "--data-dir", dir, "--insecure", "--replication-factor", "1", "--http-listen", fmt.Sprintf(":%d", port),
+		"--http-advertise", fmt.Sprintf("127.0.0.1:%d", port), "--peer-listen", fmt.Sprintf("127.0.0.1:%d", port+1))
 	endpoint := fmt.Sprintf("http://127.0.0.1:%d", port)
 	c, err := client.New(client.Config{Endpoints: []string{endpoint}, Timeout: 30 * time.Second})
 	if err != nil {

@@ -28,9 +28,10 @@ func TestCompose(t *testing.T) {
 	t.Run("confinement", func(t *testing.T) { testConfinement(t, c) })
 	t.Run("logs", func(t *testing.T) { testLogs(t, c) })
 	t.Run("cluster", func(t *testing.T) { testCluster(t, c) })
+	t.Run("tokens", func(t *testing.T) { testTokens(t, c) })
 
 	h := history.NewRecorder()
-	l := load.Start(t, load.Options{Endpoints: c.endpoints(), Clients: 8, Rate: 300, Timeout: 10 * time.Second, Seed: 1}, h)
+	l := load.Start(t, load.Options{Endpoints: c.endpoints(), Token: c.token, Clients: 8, Rate: 300, Timeout: 10 * time.Second, Seed: 1}, h)
 	for i, fault := range []struct {
 		name       string
 		begin, end []string
@@ -68,15 +69,16 @@ func testConfinement(t *testing.T, c *compose) {
 			t.Errorf("%s: user %q, %+v", c.container(i), got.Config.User, got.HostConfig)
 		}
 		slices.SortFunc(got.Mounts, func(a, b mount) int { return strings.Compare(a.Destination, b.Destination) })
-		want := []mount{{"volume", "/data", true}, {"volume", "/secret", false}}
+		want := []mount{{"volume", "/data", true}, {"volume", "/secret", false}, {"volume", "/tokens", true}}
 		if !slices.Equal(got.Mounts, want) {
 			t.Errorf("%s: mounts %+v, want %+v", c.container(i), got.Mounts, want)
 		}
 		for _, env := range got.Config.Env {
-			if strings.Contains(env, "qsec1_") || strings.HasPrefix(env, "QUORATE_INSECURE") {
+			if strings.Contains(env, "qsec1_") || strings.Contains(env, "qrt_") || strings.HasPrefix(env, "QUORATE_INSECURE") {
 				t.Errorf("%s: environment %q", c.container(i), env)
 			}
 		}
+		c.checkMode(t, i, "/data", 0o700)
 		for port, bindings := range got.NetworkSettings.Ports {
 			for _, b := range bindings {
 				if port != "7001/tcp" || b.HostIP != "127.0.0.1" {
@@ -91,6 +93,8 @@ func testConfinement(t *testing.T, c *compose) {
 			t.Errorf("a process runs as user %s: %s", uid, row)
 		}
 	}
+	c.checkMode(t, 1, "/secret/cluster.secret", 0o600)
+	c.checkMode(t, 1, "/tokens/root.token", 0o600)
 	_, err := command(t.Context(), "", nil, "docker", "exec", c.container(1), "/quorate", "serve",
 		"--data-dir", "/elsewhere", "--http-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0")
 	if err == nil || !strings.Contains(err.Error(), "read-only file system") {
@@ -109,6 +113,9 @@ func testLogs(t *testing.T, c *compose) {
 		}
 		lines := strings.Split(strings.TrimSpace(out), "\n")
 		for _, line := range lines {
+			if strings.Contains(line, "qrt_") || strings.Contains(line, "qsec1_") {
+				t.Errorf("%s logs a secret", c.container(i))
+			}
 			if err := checkLogLine(line); err != nil {
 				t.Errorf("%s logs %q: %v", c.container(i), line, err)
 			}
@@ -146,7 +153,7 @@ func checkLogLine(line string) error {
 }
 
 func testCluster(t *testing.T, c *compose) {
-	admin, err := client.New(client.Config{Endpoints: c.endpoints()})
+	admin, err := client.New(c.client())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,11 +164,11 @@ func testCluster(t *testing.T, c *compose) {
 	}
 	for i := 1; i <= nodes; i++ {
 		key := fmt.Sprintf("/v1/kv/m/from/%d", i)
-		if a := proc.MustDo(t, http.MethodPut, c.endpoint(i)+key, "v", limit); a.Status != http.StatusCreated {
+		if a := c.do(t, i, http.MethodPut, key, "v"); a.Status != http.StatusCreated {
 			t.Errorf("PUT at node %d: %d %s", i, a.Status, a.Body)
 		}
 		for k := 1; k <= nodes; k++ {
-			if a := proc.MustDo(t, http.MethodGet, c.endpoint(k)+key, "", limit); a.Status != http.StatusOK || a.Body != "v" {
+			if a := c.do(t, k, http.MethodGet, key, ""); a.Status != http.StatusOK || a.Body != "v" {
 				t.Errorf("GET at node %d: %d %s", k, a.Status, a.Body)
 			}
 		}
@@ -188,12 +195,12 @@ func testFault(t *testing.T, c *compose, l *load.Load, i int, begin, end []strin
 			if k == i {
 				continue
 			}
-			url := fmt.Sprintf("%s/v1/kv/%c/fault", c.endpoint(k), letter)
+			path := fmt.Sprintf("/v1/kv/%c/fault", letter)
 			value := fmt.Sprint(begin[0], k)
-			if a := proc.MustDo(t, http.MethodPut, url, value, limit); a.Status != http.StatusCreated && a.Status != http.StatusNoContent {
+			if a := c.do(t, k, http.MethodPut, path, value); a.Status != http.StatusCreated && a.Status != http.StatusNoContent {
 				t.Errorf("PUT at node %d while node %d was gone: %d %s", k, i, a.Status, a.Body)
 			}
-			if a := proc.MustDo(t, http.MethodGet, url, "", limit); a.Status != http.StatusOK || a.Body != value {
+			if a := c.do(t, k, http.MethodGet, path, ""); a.Status != http.StatusOK || a.Body != value {
 				t.Errorf("GET at node %d while node %d was gone: %d %s", k, i, a.Status, a.Body)
 			}
 		}
@@ -202,7 +209,7 @@ func testFault(t *testing.T, c *compose, l *load.Load, i int, begin, end []strin
 	do(end)
 	proc.Eventually(t, healthyMax, "read at the node that returned", func(ctx context.Context) error {
 		for _, letter := range "0AKUZekz" {
-			a, err := proc.Do(ctx, http.MethodGet, fmt.Sprintf("%s/v1/kv/%c/fault", c.endpoint(i), letter), "", limit)
+			a, err := proc.DoAs(ctx, c.token, http.MethodGet, fmt.Sprintf("%s/v1/kv/%c/fault", c.endpoint(i), letter), "", limit)
 			switch last := fmt.Sprint(begin[0], lastBut(i)); {
 			case err != nil:
 				return err
@@ -230,14 +237,14 @@ func lastBut(i int) int {
 
 // testRestart takes all containers away and makes new ones around the volumes.
 func testRestart(t *testing.T, c *compose) {
-	url := c.endpoint(2) + "/v1/kv/m/kept"
-	if a := proc.MustDo(t, http.MethodPut, url, "v", limit); a.Status != http.StatusCreated {
+	const path = "/v1/kv/m/kept"
+	if a := c.do(t, 2, http.MethodPut, path, "v"); a.Status != http.StatusCreated {
 		t.Fatalf("PUT: %d %s", a.Status, a.Body)
 	}
 	c.run(t, "down")
 	c.run(t, "up", "-d", "--no-build")
 	c.waitHealthy(t)
-	if a := proc.MustDo(t, http.MethodGet, url, "", limit); a.Status != http.StatusOK || a.Body != "v" {
+	if a := c.do(t, 2, http.MethodGet, path, ""); a.Status != http.StatusOK || a.Body != "v" {
 		t.Errorf("GET after down and up: %d %s", a.Status, a.Body)
 	}
 }

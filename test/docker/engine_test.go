@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/quorate-db/quorate/client"
 	"github.com/quorate-db/quorate/test/proc"
 )
 
@@ -40,6 +41,7 @@ type compose struct {
 	image   string
 	port    int // of node 1; the others follow
 	env     []string
+	token   string // the root token
 }
 
 // command runs a command and gives its standard output.
@@ -88,7 +90,38 @@ func up(t *testing.T) *compose {
 	c.build(t)
 	c.run(t, "up", "-d", "--no-build")
 	c.waitHealthy(t)
+	c.token = c.rootToken(t)
 	return c
+}
+
+// rootToken takes the root token out of a container as docker-compose.yml says.
+func (c *compose) rootToken(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "root.token")
+	proc.Eventually(t, healthyMax, "root token", func(ctx context.Context) error {
+		_, err := command(ctx, "", nil, "docker", "cp", c.container(1)+":/tokens/root.token", path)
+		return err
+	})
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// client is how clients of the whole cluster are configured.
+func (c *compose) client() client.Config {
+	return client.Config{Endpoints: c.endpoints(), Token: c.token}
+}
+
+// do sends a request to node i, with the root token.
+func (c *compose) do(t *testing.T, i int, method, path, body string) proc.Answer {
+	t.Helper()
+	a, err := proc.DoAs(t.Context(), c.token, method, c.endpoint(i)+path, body, limit)
+	if err != nil {
+		t.Fatalf("%s %s at node %d: %v", method, path, i, err)
+	}
+	return a
 }
 
 // build makes the image in a folder of its own, with nothing in it but what the

@@ -5,6 +5,7 @@ package docker
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -20,7 +21,7 @@ import (
 // and both times the data is shared evenly afterwards.
 func TestComposeGrow(t *testing.T) {
 	c := up(t)
-	admin, err := client.New(client.Config{Endpoints: c.endpoints()})
+	admin, err := client.New(c.client())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,23 +31,23 @@ func TestComposeGrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := history.NewRecorder()
-	l := load.Start(t, load.Options{Endpoints: c.endpoints(), Clients: 8, Rate: 300, Seed: 1, Strict: true}, h)
-	pulse := load.StartPulse(t, c.endpoints(), load.PulseKeys())
+	l := load.Start(t, load.Options{Endpoints: c.endpoints(), Token: c.token, Clients: 8, Rate: 300, Seed: 1, Strict: true}, h)
+	pulse := load.StartPulseOf(t, c.client(), load.PulseKeys())
 	lap := func(what string) {
 		gaps := pulse.Lap()
 		t.Logf("%s: a write waited %s at worst, %s for the median key", what, gaps[0], gaps[len(gaps)/2].Wait.Round(time.Millisecond))
 	}
-	endpoints := c.endpoints()
-	balanced(t, endpoints, 5)
+	running := c.client()
+	balanced(t, running, 5)
 	lap("nothing happens")
 	for i := nodes + 1; i <= nodes+2; i++ {
-		endpoints = append(endpoints, c.add(t, i))
+		running.Endpoints = append(running.Endpoints, c.add(t, i))
 	}
-	balanced(t, endpoints, 7)
+	balanced(t, running, 7)
 	lap("two containers added")
 	c.docker(t, "rm", "-f", "-v", c.container(2))
-	endpoints = append(endpoints[:1], endpoints[2:]...)
-	balanced(t, endpoints, 6)
+	running.Endpoints = slices.Delete(running.Endpoints, 1, 2)
+	balanced(t, running, 6)
 	lap("a container killed for good")
 	l.Stop()
 	pulse.Stop()
@@ -65,12 +66,12 @@ func TestComposeGrow(t *testing.T) {
 }
 
 // balanced waits until so many nodes share evenly.
-func balanced(t *testing.T, endpoints []string, nodes int) {
+func balanced(t *testing.T, running client.Config, nodes int) {
 	t.Helper()
 	var s proc.Shares
 	proc.Eventually(t, healthyMax, "balanced", func(ctx context.Context) error {
 		var err error
-		if s, err = proc.SharesOf(ctx, endpoints, 3); err == nil {
+		if s, err = proc.SharesOf(ctx, running, 3); err == nil {
 			err = s.Uneven(nodes)
 		}
 		return err
@@ -103,7 +104,7 @@ func (c *compose) add(t *testing.T, i int) string {
 	for _, env := range []string{
 		"QUORATE_NAME=" + name, "QUORATE_DATA_DIR=/data", "QUORATE_HTTP_LISTEN=0.0.0.0:7001", "QUORATE_PEER_LISTEN=0.0.0.0:7101",
 		"QUORATE_HTTP_ADVERTISE=" + name + ":7001", "QUORATE_PEER_ADVERTISE=" + name + ":7101",
-		"QUORATE_JOIN=node1:7101,node3:7101", "QUORATE_CLUSTER_SECRET_FILE=/secret/cluster.secret", "QUORATE_LOG_FORMAT=json",
+		"QUORATE_JOIN=node1:7101,node3:7101", "QUORATE_CLUSTER_SECRET_FILE=/secret/cluster.secret", "QUORATE_AUTH=true", "QUORATE_ROOT_TOKEN_FILE=/data/root.token", "QUORATE_LOG_FORMAT=json",
 	} {
 		args = append(args, "-e", env)
 	}

@@ -23,6 +23,7 @@ import (
 // Options say how busy.
 type Options struct {
 	Endpoints []string
+	Token     string        // of all clients; "" = none
 	Clients   int           // half of them retry over all endpoints, half talk to one and never retry
 	Rate      float64       // operations a second of all clients together, at most
 	Timeout   time.Duration // 0 = the client's default
@@ -71,7 +72,7 @@ func Start(t testing.TB, opts Options, h *history.Recorder) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Load{opts: opts, history: h, limiter: rate.NewLimiter(rate.Limit(opts.Rate), opts.Clients), cancel: cancel}
 	for id := range opts.Clients {
-		cfg := client.Config{Endpoints: opts.Endpoints, Timeout: opts.Timeout, RouteToLeader: id%4 == 0}
+		cfg := client.Config{Endpoints: opts.Endpoints, Token: opts.Token, Timeout: opts.Timeout, RouteToLeader: id%4 == 0}
 		if id%2 == 1 && !opts.Strict {
 			cfg.Endpoints = []string{opts.Endpoints[id/2%len(opts.Endpoints)]}
 			cfg.Retry.Attempts = 1
@@ -129,7 +130,7 @@ func (l *Load) Failures() []error {
 // history: whatever was acknowledged has to be there.
 func (l *Load) Finish(t testing.TB) {
 	t.Helper()
-	c, err := client.New(client.Config{Endpoints: l.opts.Endpoints, Timeout: 30 * time.Second})
+	c, err := client.New(client.Config{Endpoints: l.opts.Endpoints, Token: l.opts.Token, Timeout: 30 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,10 +21,10 @@ const pulseEvery = 10 * time.Millisecond
 // default deadline, and measures how long a write has to wait at worst. That is what a
 // client sees of an event in the cluster: it is about to write when it happens.
 type Pulse struct {
-	endpoints []string
-	beats     []*beat
-	stop      context.CancelFunc
-	done      sync.WaitGroup
+	config client.Config // of each client
+	beats  []*beat
+	stop   context.CancelFunc
+	done   sync.WaitGroup
 }
 
 // beat is one key that is written.
@@ -64,10 +64,16 @@ func PulseKeys() []string {
 // StartPulse sets it to work; Stop ends it, at the latest when the test does.
 func StartPulse(t testing.TB, endpoints, keys []string) *Pulse {
 	t.Helper()
+	return StartPulseOf(t, client.Config{Endpoints: endpoints}, keys)
+}
+
+// StartPulseOf is StartPulse with more that the clients need.
+func StartPulseOf(t testing.TB, cfg client.Config, keys []string) *Pulse {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &Pulse{endpoints: endpoints, stop: cancel}
+	p := &Pulse{config: cfg, stop: cancel}
 	for _, key := range keys {
-		c, err := client.New(client.Config{Endpoints: endpoints})
+		c, err := client.New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -140,7 +146,9 @@ func (p *Pulse) Stop() {
 // hold what was acknowledged last (or a write of unknown outcome after it).
 func (p *Pulse) Finish(t testing.TB) error {
 	t.Helper()
-	c, err := client.New(client.Config{Endpoints: p.endpoints, Timeout: 30 * time.Second})
+	cfg := p.config
+	cfg.Timeout = 30 * time.Second
+	c, err := client.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

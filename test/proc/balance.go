@@ -44,15 +44,18 @@ func (c *Cluster) Shares(ctx context.Context, replicationFactor int) (Shares, er
 	for _, i := range c.RunningNodes() {
 		endpoints = append(endpoints, c.Endpoint(i))
 	}
-	return SharesOf(ctx, endpoints, replicationFactor)
+	return SharesOf(ctx, client.Config{Endpoints: endpoints}, replicationFactor)
 }
 
-// SharesOf is Shares of any cluster, by the base URLs of its running nodes.
-func SharesOf(ctx context.Context, endpoints []string, replicationFactor int) (Shares, error) {
+// SharesOf is Shares of any cluster, by the base URLs of its running nodes and what else
+// a client needs.
+func SharesOf(ctx context.Context, cfg client.Config, replicationFactor int) (Shares, error) {
 	var all Shares
 	var first string
-	for _, endpoint := range endpoints {
-		s, err := sharesAt(ctx, endpoint, replicationFactor)
+	for _, endpoint := range cfg.Endpoints {
+		one := cfg
+		one.Endpoints, one.Timeout = []string{endpoint}, 2*time.Second
+		s, err := sharesAt(ctx, one, replicationFactor)
 		if err != nil {
 			return s, fmt.Errorf("%s says: %w", endpoint, err)
 		}
@@ -74,9 +77,9 @@ func SharesOf(ctx context.Context, endpoints []string, replicationFactor int) (S
 }
 
 // sharesAt is Shares at one node.
-func sharesAt(ctx context.Context, endpoint string, replicationFactor int) (Shares, error) {
+func sharesAt(ctx context.Context, cfg client.Config, replicationFactor int) (Shares, error) {
 	var s Shares
-	one, err := client.New(client.Config{Endpoints: []string{endpoint}, Timeout: 2 * time.Second})
+	one, err := client.New(cfg)
 	if err != nil {
 		return s, err
 	}

@@ -28,6 +28,11 @@ const answerWait = 10 * time.Second
 // Do sends one request and gives the answer; an error means that there was none.
 // The server is given the time limit. A body that begins with { is sent as JSON.
 func Do(ctx context.Context, method, url, body string, limit time.Duration) (Answer, error) {
+	return DoAs(ctx, "", method, url, body, limit)
+}
+
+// DoAs is Do with a token, "" for none.
+func DoAs(ctx context.Context, token, method, url, body string, limit time.Duration) (Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit+answerWait)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
@@ -35,6 +40,9 @@ func Do(ctx context.Context, method, url, body string, limit time.Duration) (Ans
 		return Answer{}, err
 	}
 	req.Header.Set("Quorate-Timeout", limit.String())
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
 	if strings.HasPrefix(body, "{") {
 		req.Header.Set("Content-Type", "application/json")
 	}
