@@ -78,7 +78,7 @@ func testConfinement(t *testing.T, c *compose) {
 				t.Errorf("%s: environment %q", c.container(i), env)
 			}
 		}
-		c.checkMode(t, i, "/data", 0o700)
+		checkMode(t, c.container(i), "/data", 0o700)
 		for port, bindings := range got.NetworkSettings.Ports {
 			for _, b := range bindings {
 				if port != "7001/tcp" || b.HostIP != "127.0.0.1" {
@@ -93,8 +93,8 @@ func testConfinement(t *testing.T, c *compose) {
 			t.Errorf("a process runs as user %s: %s", uid, row)
 		}
 	}
-	c.checkMode(t, 1, "/secret/cluster.secret", 0o600)
-	c.checkMode(t, 1, "/tokens/root.token", 0o600)
+	checkMode(t, c.container(1), "/secret/cluster.secret", 0o600)
+	checkMode(t, c.container(1), "/tokens/root.token", 0o600)
 	_, err := command(t.Context(), "", nil, "docker", "exec", c.container(1), "/quorate", "serve",
 		"--data-dir", "/elsewhere", "--http-listen", "127.0.0.1:0", "--peer-listen", "127.0.0.1:0")
 	if err == nil || !strings.Contains(err.Error(), "read-only file system") {
