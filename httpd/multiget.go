@@ -158,10 +158,16 @@ func (s *Server) runQuery(x *exchange) error {
 	}
 	b = append(b, `],"ranges":[`...)
 	for i := range pages {
+		taken, err := x.takePage(int64(pages[i].LimitBytes))
+		if err != nil {
+			return err
+		}
+		pages[i].LimitBytes = int(taken)
 		page, err := s.opts.Data.Scan(x.ctx, pages[i])
 		if err != nil {
 			return err
 		}
+		before := len(b)
 		next := ""
 		if page.More {
 			next = encodeCursor(&q.ranges[i].req, page.Resume)
@@ -172,6 +178,7 @@ func (s *Server) runQuery(x *exchange) error {
 		b = append(b, '{')
 		b = appendPage(b, &page, pages[i].KeysOnly, next)
 		b = append(b, '}')
+		x.settlePage(taken, int64(len(b)-before))
 		served = append(served, page.Served...)
 	}
 	x.servedBy(served, q.read.Consistency)
@@ -202,6 +209,7 @@ func (s *Server) appendGets(x *exchange, b []byte, q *multiQuery, served []kv.Se
 		if len(readings) != n {
 			return b, served, kv.Errorf(kv.CodeInternal, kv.OutcomeNone, "%d keys were answered with %d readings", n, len(readings))
 		}
+		before := total
 		for i := range readings {
 			if done+i > 0 {
 				b = append(b, ',')
@@ -214,6 +222,9 @@ func (s *Server) appendGets(x *exchange, b []byte, q *multiQuery, served []kv.Se
 			b = appendFound(b, group[i], item)
 			b = append(b, '}')
 			served = append(served, readings[i].Served)
+		}
+		if err := x.takeAnswer(int64(total - before)); err != nil {
+			return b, served, err
 		}
 		if total > kv.QueryBytesMax {
 			return b, served, tooLarge("the values have more than "+strconv.Itoa(kv.QueryBytesMax)+" bytes together; ask for fewer keys", kv.QueryBytesMax)

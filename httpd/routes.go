@@ -81,9 +81,9 @@ func (s *Server) routes() *mux.Router {
 	add("/v1/config", &s.control, get(s.getConfig), method{http.MethodPut, s.putConfig}, method{http.MethodPatch, s.patchConfig})
 	add("/v1/limits", &s.control, get(s.getLimits))
 	add("/v1/version", &s.control, get(s.getVersion))
-	add("/livez", &s.control, get(s.getLive))
-	add("/readyz", &s.control, get(s.getReady))
-	add("/metrics", &s.control, get(s.getMetrics))
+	add("/livez", &s.probes, get(s.getLive))
+	add("/readyz", &s.probes, get(s.getReady))
+	add("/metrics", &s.probes, get(s.getMetrics))
 	add("/openapi.json", &s.control, get(s.getOpenAPI))
 	return m
 }
@@ -116,11 +116,11 @@ func (e *endpoint) serve(x *exchange, started time.Time) {
 		x.fail(refusal(codeCrossOrigin, "requests that write are not taken from pages of other origins"))
 		return
 	}
-	if !e.budget.enter() {
-		x.fail(refusal(kv.CodeOverloaded, "too many requests in flight at this node"))
+	if err := x.enter(e.budget); err != nil {
+		x.fail(err)
 		return
 	}
-	defer e.budget.leave()
+	defer x.leave(e.budget)
 	if err := x.begin(started); err != nil {
 		x.fail(err)
 		return

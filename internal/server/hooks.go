@@ -116,6 +116,8 @@ func snapshot(n *Node, edge *httpd.Server) metrics.Snapshot {
 		s.Replicas = append(s.Replicas, out)
 	}
 	s.InFlight.Data, s.InFlight.Control, s.InFlight.Streams = edge.InFlight()
+	s.InFlight.Probes = edge.Probes()
+	s.Clients.Inside, s.Clients.Reserve, s.Clients.Refused = edge.Connections()
 	return s
 }
 
