@@ -240,27 +240,28 @@ func TestSlowReadersHoldBoundedBytes(t *testing.T) {
 func TestPagesShareWhatIsFree(t *testing.T) {
 	s := New(Options{Data: newFakeData(), Cluster: &fakeCluster{}, Health: &fakeHealth{}, Limits: Limits{AnswerBytesInFlight: 16 << 20, AnswerBytesPerClient: 16 << 20}})
 	x := &exchange{s: s}
-	first, err := x.takePage(kv.ScanBytesMax)
-	if err != nil || first != 1<<20 {
-		t.Fatalf("%d bytes, %v", first, err)
+	if n := x.takePage(kv.ScanBytesMax); n != 2<<20 {
+		t.Fatalf("the first has %d bytes", n)
 	}
-	pages, last := 1, first
-	for ; ; pages++ {
-		n, err := x.takePage(kv.ScanBytesMax)
-		if err != nil {
-			break
-		}
+	last := int64(2 << 20)
+	for page := range 100 {
+		n := x.takePage(kv.ScanBytesMax)
 		if n > last || n < pageBytesLeast {
-			t.Fatalf("page %d has %d bytes after one of %d", pages, n, last)
+			t.Fatalf("page %d has %d bytes after one of %d", page, n, last)
 		}
 		last = n
 	}
-	if pages < 40 || x.share.answers > 16<<20 {
-		t.Errorf("%d pages of %d bytes in all", pages, x.share.answers)
+	if last != pageBytesLeast || x.share.answers > 16<<20 {
+		t.Errorf("the last has %d bytes, of %d in all", last, x.share.answers)
 	}
-	x.settlePage(first, 100)
-	if n, err := x.takePage(1000); n != 1000 || err != nil {
-		t.Errorf("after one was settled: %d, %v", n, err)
+	if n := x.takePage(1000); n != 1000 {
+		t.Errorf("a small one: %d", n)
+	}
+	if err := x.settlePage(0, 100); err != nil || x.share.answers != 100 || s.answers.n.Load() != 100 {
+		t.Errorf("%v: %d bytes are held of a page of 100", err, x.share.answers)
+	}
+	if err := x.settlePage(100, 17<<20); kv.CodeOf(err) != kv.CodeOverloaded {
+		t.Errorf("a page larger than all that there is: %v", err)
 	}
 	x.endShare()
 	if n := s.answers.n.Load(); n != 0 {

@@ -158,16 +158,15 @@ func (s *Server) runQuery(x *exchange) error {
 	}
 	b = append(b, `],"ranges":[`...)
 	for i := range pages {
-		taken, err := x.takePage(int64(pages[i].LimitBytes))
-		if err != nil {
-			return err
-		}
-		pages[i].LimitBytes = int(taken)
+		held := x.share.answers
+		pages[i].LimitBytes = int(x.takePage(int64(pages[i].LimitBytes)))
 		page, err := s.opts.Data.Scan(x.ctx, pages[i])
 		if err != nil {
 			return err
 		}
-		before := len(b)
+		if err := x.settlePage(held, bytesOf(&page)); err != nil {
+			return err
+		}
 		next := ""
 		if page.More {
 			next = encodeCursor(&q.ranges[i].req, page.Resume)
@@ -178,7 +177,6 @@ func (s *Server) runQuery(x *exchange) error {
 		b = append(b, '{')
 		b = appendPage(b, &page, pages[i].KeysOnly, next)
 		b = append(b, '}')
-		x.settlePage(taken, int64(len(b)-before))
 		served = append(served, page.Served...)
 	}
 	x.servedBy(served, q.read.Consistency)

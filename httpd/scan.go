@@ -129,13 +129,12 @@ func (s *Server) scan(x *exchange) error {
 	if f == formatNDJSON {
 		return s.streamScan(x, &req, paged)
 	}
-	taken, err := x.takePage(kv.ScanBytesMax)
+	paged.LimitBytes = int(x.takePage(kv.ScanBytesMax))
+	page, err := s.opts.Data.Scan(x.ctx, paged)
 	if err != nil {
 		return err
 	}
-	paged.LimitBytes = int(taken)
-	page, err := s.opts.Data.Scan(x.ctx, paged)
-	if err != nil {
+	if err := x.settlePage(0, bytesOf(&page)); err != nil {
 		return err
 	}
 	next := ""
@@ -146,7 +145,6 @@ func (s *Server) scan(x *exchange) error {
 	x.servedBy(page.Served, req.Read.Consistency)
 	b := append(x.buf[:0], '{')
 	b = appendPage(b, &page, req.KeysOnly, next)
-	x.settlePage(taken, int64(len(b)))
 	x.buf = append(b, '}')
 	x.replyJSON(x.buf)
 	return nil

@@ -14,11 +14,12 @@ type share struct {
 const (
 	// answerBytesSmall is up to which size an answer is not counted.
 	answerBytesSmall = 64 << 10
-	// pageBytesLeast is the shortest that a page of a scan gets.
+	// pageBytesLeast is the shortest that a page of a scan gets; each request may have
+	// that, because there are only so many.
 	pageBytesLeast = 32 << 10
 	// pageShare is the part of what is free that one page may take: the more scans
 	// run at once, the shorter their pages are.
-	pageShare = 16
+	pageShare = 8
 )
 
 // enter gives a request its place among those of its kind, which leave gives back.
@@ -109,20 +110,27 @@ func (x *exchange) countAnswer(n int64) error {
 }
 
 // takePage gives how many bytes a page may have, at most want, and counts them.
-func (x *exchange) takePage(want int64) (int64, error) {
+func (x *exchange) takePage(want int64) int64 {
 	free := x.s.answers.free()
 	if c := x.share.client; c != nil {
 		free = min(free, c.answers.free())
 	}
-	n := min(want, max(free/pageShare, pageBytesLeast))
-	return n, x.countAnswer(n)
+	n := min(want, free/pageShare)
+	if n < pageBytesLeast || x.countAnswer(n) != nil {
+		return min(want, pageBytesLeast)
+	}
+	return n
 }
 
-// settlePage gives back what a page did not need, of what takePage gave it.
-func (x *exchange) settlePage(taken, used int64) {
-	if rest := taken - used; rest > 0 {
-		x.giveAnswer(rest)
+// settlePage counts what a page has in place of what takePage gave it: less, most
+// likely, or much more where its first item is large. held is what was held before.
+func (x *exchange) settlePage(held, used int64) error {
+	if more := held + used - x.share.answers; more > 0 {
+		return x.takeAnswer(more)
+	} else if more < 0 {
+		x.giveAnswer(-more)
 	}
+	return nil
 }
 
 func (x *exchange) giveAnswer(n int64) {
@@ -144,4 +152,16 @@ func (x *exchange) endShare() {
 	if n := x.share.answers; n > 0 {
 		x.giveAnswer(n)
 	}
+}
+
+// bytesOf gives about how many bytes a page has as JSON.
+func bytesOf(p *kv.Page) int64 {
+	n := int64(0)
+	for _, it := range p.Items {
+		n += int64(len(it.Key) + len(it.Value) + 64)
+	}
+	for _, prefix := range p.CommonPrefixes {
+		n += int64(len(prefix) + 64)
+	}
+	return n
 }

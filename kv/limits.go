@@ -69,7 +69,7 @@ const (
 	// their own; AnswerBytesInFlightMax the answers to reads that are held, small ones
 	// apart.
 	ProbesInFlightMax      = 64
-	AnswerBytesInFlightMax = 256 << 20
+	AnswerBytesInFlightMax = 128 << 20
 	// ConnectionsMax bounds the connections of clients to a node, unless it has fewer
 	// file descriptors. ConnectionsReserve is beyond, for what is not about keys.
 	ConnectionsMax     = 4096
@@ -78,7 +78,7 @@ const (
 	RequestsPerClientMax    = RequestsInFlightMax / 2
 	StreamsPerClientMax     = StreamsInFlightMax / 2
 	BodyBytesPerClientMax   = BodyBytesInFlightMax / 2
-	AnswerBytesPerClientMax = AnswerBytesInFlightMax / 2
+	AnswerBytesPerClientMax = AnswerBytesInFlightMax / 4
 	ConnectionsPerClientMax = ConnectionsMax / 4
 
 	// IdempotencyKeyBytesMax bounds the Idempotency-Key header.

@@ -108,7 +108,8 @@ func (c *Cluster) Endpoints() []string {
 	return urls
 }
 
-func (c *Cluster) peerAddress(i int) string {
+// PeerAddress gives host:port where node i listens for other nodes.
+func (c *Cluster) PeerAddress(i int) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(c.opts.PeerPort+i-1))
 }
 
@@ -122,14 +123,14 @@ func (c *Cluster) LogPath(i int) string { return filepath.Join(c.opts.DataDir, N
 func (c *Cluster) Args(i int) []string {
 	join := make([]string, c.opts.Nodes)
 	for k := range join {
-		join[k] = c.peerAddress(k + 1)
+		join[k] = c.PeerAddress(k + 1)
 	}
 	args := []string{
 		"serve",
 		"--name", Name(i),
 		"--data-dir", filepath.Join(c.opts.DataDir, Name(i)),
 		"--http-listen", c.HTTPAddress(i),
-		"--peer-listen", c.peerAddress(i),
+		"--peer-listen", c.PeerAddress(i),
 		"--join", strings.Join(join, ","),
 		"--expect", strconv.Itoa(c.opts.Nodes),
 		"--shards", strconv.Itoa(c.opts.Shards),
