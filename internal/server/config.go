@@ -36,6 +36,7 @@ type Config struct {
 	Log      string // raft log of data shards: "shared" or "bolt"
 	Insecure bool   // listening beyond loopback without security is wanted
 	Timing   Timing
+	Clients  Clients
 }
 
 // Address is where a node listens and what it tells others to dial.
@@ -125,6 +126,7 @@ func (c Config) Validate() error {
 		errs = append(errs, errors.New("--data-dir: a data directory is needed"))
 	}
 	errs = append(errs, c.HTTP.validate("http", c.Insecure), c.Peer.validate("peer", c.Insecure))
+	errs = append(errs, c.Clients.validate())
 	for _, address := range c.Join {
 		if _, err := hostPort(address, true); err != nil {
 			errs = append(errs, fmt.Errorf("--join: %w", err))

@@ -115,6 +115,7 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 		Logger:  p.node.log,
 		Release: p.config.Release,
 		Self:    p.node.Identity().Node(),
+		Limits:  p.config.Clients.limits(),
 	})
 	p.meter.Watch(func() metrics.Snapshot { return snapshot(p.node, edge) })
 	served := make(chan error, 1)
