@@ -1,11 +1,14 @@
 package peer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"runtime/debug"
+
+	"golang.org/x/time/rate"
 )
 
 // errCrowded ends the connection of a stranger who finds too many others there.
@@ -82,7 +85,38 @@ func (d *door) gone(from netip.Prefix) {
 	d.setLocked(from, c)
 }
 
-// acquaint lists a stranger, if there is room; part takes it off the list.
+// strangerFramesPerSecond is how fast a stranger's frames are read: he has few to send,
+// and each costs time that members need.
+const strangerFramesPerSecond = 1000
+
+// guest is the stay of a connection whose dialler is not known to be a member. Its
+// zero value, with a door, has not begun.
+type guest struct {
+	door *door
+	pace *rate.Limiter // nil: it is not staying
+}
+
+// stay is called before each frame. It waits while they come too fast, and gives
+// errCrowded if there is no room for one more stranger.
+func (g *guest) stay(ctx context.Context, l *Limits) error {
+	if g.pace == nil {
+		if !g.door.acquaint(l) {
+			return errCrowded
+		}
+		g.pace = rate.NewLimiter(strangerFramesPerSecond, strangerFramesPerSecond)
+	}
+	return g.pace.Wait(ctx)
+}
+
+// leave ends the stay, if it has begun.
+func (g *guest) leave() {
+	if g.pace != nil {
+		g.pace = nil
+		g.door.part()
+	}
+}
+
+// acquaint counts a stranger in, if there is room; part counts it out.
 func (d *door) acquaint(l *Limits) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/quorate-db/quorate/kv"
@@ -79,12 +80,12 @@ func TestStrangersLeavePlacesToMembers(t *testing.T) {
 	reach(t, n.started(t, 2), 1)
 }
 
-// TestPongsDoNotPileUp: a stranger who pings and reads nothing is read no further.
+// TestPongsDoNotPileUp: a peer that pings and reads nothing is read no further.
 func TestPongsDoNotPileUp(t *testing.T) {
 	var n Loopback
-	m := n.started(t, 1)
+	m := n.started(t, 1, func(o *Options) { o.Limits.AnswersPause = 1 << 20 })
 	c := rawDial(t, n.Address(1))
-	c.greet(t, func(g *greeting) { g.cluster = "" })
+	c.greet(t, nil) // a member: it is not held back by its pace
 	var pings []byte
 	for i := range 2000 {
 		pings = appendFrame(pings, frameHeader{kind: kindPing, id: uint64(i)}, nil)
@@ -117,7 +118,7 @@ func TestPongsDoNotPileUp(t *testing.T) {
 	if total := <-wrote; total >= 64<<20 {
 		t.Errorf("%d bytes of pings were taken, %d of answers queued", total, worst)
 	}
-	if limit := frameStrangerMax + 2*wireReadBytes; worst > limit {
+	if limit := m.opts.Limits.AnswersPause + 2*wireReadBytes; worst > limit {
 		t.Errorf("%d bytes of answers were queued", worst)
 	}
 }
@@ -159,4 +160,30 @@ func TestPanicsOfHandlersEndConnections(t *testing.T) {
 	eventually(t, "counted", func() bool { return n.Log.has("WARN", "refused a connection", "malformed") })
 	a := n.started(t, 2)
 	reach(t, a, 1)
+}
+
+// TestStrangersHaveAPace: their frames are read at a bounded rate.
+func TestStrangersHaveAPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := guest{door: &door{}}
+		begin := time.Now()
+		for range 3 * strangerFramesPerSecond {
+			if err := g.stay(t.Context(), &Limits{Strangers: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if took := time.Since(begin); took < 1900*time.Millisecond || took > 2100*time.Millisecond {
+			t.Errorf("it took %s", took)
+		}
+		other := guest{door: g.door}
+		if err := other.stay(t.Context(), &Limits{Strangers: 1}); err != errCrowded {
+			t.Errorf("a second: %v", err)
+		}
+		other.leave()
+		g.leave()
+		g.leave()
+		if g.door.strangers != 0 {
+			t.Errorf("%d strangers", g.door.strangers)
+		}
+	})
 }

@@ -66,23 +66,16 @@ func (c *inConn) serve() error {
 
 func (c *inConn) read() error {
 	tally := 0
-	stranger := !c.isMember()
-	if stranger && !c.tcp.door.acquaint(&c.tcp.opts.Limits) {
-		return errCrowded
-	}
-	defer func() {
-		if stranger {
-			c.tcp.door.part()
-		}
-	}()
+	g := guest{door: &c.tcp.door}
+	defer g.leave()
 	for {
-		limit := frameStrangerMax
+		limit := kv.FrameBytesMax
 		if c.isMember() {
-			limit = kv.FrameBytesMax
-			if stranger {
-				stranger = false
-				c.tcp.door.part()
-			}
+			g.leave()
+		} else if err := g.stay(c.tcp.ctx, &c.tcp.opts.Limits); err != nil {
+			return err
+		} else {
+			limit = frameStrangerMax
 		}
 		h, payload, err := c.wire.next(limit, &tally)
 		if err != nil {
