@@ -28,15 +28,28 @@ func rawDialFrom(t testing.TB, ip, address string) *rawConn {
 // have greeted.
 func TestOneAddressCannotTakeAllPlaces(t *testing.T) {
 	var n Loopback
+	var limited atomic.Int32
 	m := n.started(t, 1, func(o *Options) {
 		o.Limits.HandshakesPerAddress, o.Limits.IncomingPerAddress = 3, 5
+		o.Hooks.Refused = func(reason string) {
+			if reason == "limit" {
+				limited.Add(1)
+			}
+		}
 	})
+	turnedAway := func(times int32) { // and not only closed when its time to greet is over
+		t.Helper()
+		_ = rawDialFrom(t, "127.0.0.2", n.Address(1)).ended(t)
+		if got := limited.Load(); got != times {
+			t.Fatalf("%d were refused for the limit, want %d", got, times)
+		}
+	}
 	var silent []*rawConn
 	for range 3 {
 		silent = append(silent, rawDialFrom(t, "127.0.0.2", n.Address(1)))
 	}
 	eventually(t, "three greet", func() bool { m.door.mu.Lock(); defer m.door.mu.Unlock(); return m.door.greeting == 3 })
-	_ = rawDialFrom(t, "127.0.0.2", n.Address(1)).ended(t)
+	turnedAway(1)
 	rawDialFrom(t, "127.0.0.3", n.Address(1)).greet(t, nil)
 	for i, c := range silent {
 		c.greet(t, func(g *greeting) { g.self = kv.NodeID(50 + i) })
@@ -45,7 +58,7 @@ func TestOneAddressCannotTakeAllPlaces(t *testing.T) {
 		rawDialFrom(t, "127.0.0.2", n.Address(1)).greet(t, func(g *greeting) { g.self = kv.NodeID(60 + i) })
 	}
 	eventually(t, "six connections", func() bool { return m.Stats()[ClassRaft].Incoming == 6 })
-	_ = rawDialFrom(t, "127.0.0.2", n.Address(1)).ended(t)
+	turnedAway(2)
 	reach(t, n.started(t, 2), 1)
 	for _, c := range silent {
 		_ = c.Close()

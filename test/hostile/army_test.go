@@ -26,14 +26,25 @@ type army struct {
 	cluster *proc.Cluster
 	ip      string
 	strikes atomic.Int64 // connections opened and requests sent
+	enough  atomic.Bool  // it has lasted as long as it was to
+	good    atomic.Bool  // there was an answer, and not one for load
 
 	mu       sync.Mutex
 	statuses map[int]int
 }
 
-func newArmy(c *proc.Cluster, number int, lasts time.Duration) *army {
+// firstAnswer is how much longer a kind lasts, at most, until the first answer is there
+// that it is to have: a slow machine is no fault.
+const firstAnswer = 20 * time.Second
+
+func newArmy(c *proc.Cluster, number int, lasts time.Duration, answers bool) *army {
 	a := &army{cluster: c, ip: fmt.Sprintf("127.0.1.%d", 1+number), statuses: map[int]int{}}
-	a.ctx, a.cancel = context.WithTimeout(context.Background(), lasts)
+	a.ctx, a.cancel = context.WithTimeout(context.Background(), lasts+firstAnswer)
+	time.AfterFunc(lasts, func() {
+		if a.enough.Store(true); !answers || a.good.Load() {
+			a.cancel()
+		}
+	})
 	return a
 }
 
@@ -43,6 +54,12 @@ func (a *army) count(status int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.statuses[status]++
+	if status != http.StatusTooManyRequests {
+		a.good.Store(true)
+		if a.enough.Load() {
+			a.cancel()
+		}
+	}
 }
 
 // answers gives how many there were of each status.

@@ -110,7 +110,7 @@ func (a *attacker) post(target, media, before, repeated string, times int) {
 	a.repeat(head, func() io.Reader { return io.LimitReader(&endless{text: repeated}, int64(n-len(before))) })
 }
 
-func deepJSON(a *attacker) { a.post("/v1/txn", "application/json", `{"then":`, "[", 8<<20) }
+func deepJSON(a *attacker) { a.post("/v1/txn", "application/json", `{"then":`, "[", 4<<20) }
 
 func millionKeys(a *attacker) {
 	a.post("/v1/txn", "application/json", `{"if":[],`, `"key":[],`, 1_000_000)
