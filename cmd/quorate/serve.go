@@ -165,6 +165,7 @@ same settings are changed with 'quorate config set'.`,
 	f.StringSliceVar(&c.Initial.SplitPoints, "split-points", nil, "new cluster: keys at which shards begin, instead of --shards")
 	f.IntVar(&c.Initial.ReplicationFactor, "replication-factor", 3, "new cluster: copies of each shard, 1 to 7")
 	o.founding.addTo(f)
+	addClientFlags(f, &c.Clients)
 	f.StringVar(&c.Log, "log", "shared", "raft log of data shards: shared (one store for all) or bolt (a file for each)")
 	addSecurity(f, c)
 	f.DurationVar(&c.Timing.Heartbeat, "heartbeat-timeout", server.DefaultTiming.Heartbeat, "a follower that hears nothing for this long starts an election")

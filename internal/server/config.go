@@ -37,6 +37,7 @@ type Config struct {
 	Security Security
 	Auth     Auth
 	Timing   Timing
+	Clients  Clients
 }
 
 // Auth says whether clients need tokens.
@@ -137,6 +138,7 @@ func (c Config) Validate() error {
 		errs = append(errs, errors.New("--data-dir: a data directory is needed"))
 	}
 	errs = append(errs, c.Security.validate(), c.HTTP.validate("http", c.Security), c.Peer.validate("peer", c.Security))
+	errs = append(errs, c.Clients.validate())
 	for _, address := range c.Join {
 		if _, err := hostPort(address, true); err != nil {
 			errs = append(errs, fmt.Errorf("--join: %w", err))

@@ -137,6 +137,7 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 		Release: p.config.Release,
 		TLS:     p.webTLS,
 		Self:    p.node.Identity().Node(),
+		Limits:  p.config.Clients.limits(),
 	})
 	p.meter.Watch(func() metrics.Snapshot {
 		s := snapshot(p.node, edge)
