@@ -58,8 +58,9 @@ func duration(t testing.TB) time.Duration {
 // TestHostileLoad is all kinds, one after the other, on one cluster.
 func TestHostileLoad(t *testing.T) {
 	// The attackers have the nodes' two cores: that somebody waits for one for a second is
-	// no fault of the nodes.
-	c := proc.Start(t, builder.Binary(t, false), proc.Shape{Nodes: 3, Shards: 4, Args: []string{"--heartbeat-timeout", "2s", "--election-timeout", "2s"}})
+	// no fault of the nodes. With a secret, who attacks the peer port would get no further
+	// than its TLS handshake.
+	c := proc.Start(t, builder.Binary(t, false), proc.Shape{Nodes: 3, Shards: 4, Plain: true, Args: []string{"--heartbeat-timeout", "2s", "--election-timeout", "2s"}})
 	off := false
 	c.Configure(t, client.ConfigChange{AutoBalance: &off}) // a leader that moves is no election of interest
 	c.Layout(t)
