@@ -52,6 +52,7 @@ type process struct {
 	log    *slog.Logger
 	meter  *metrics.Metrics
 	ring   *pki.Keyring // nil: there is no cluster secret
+	issued *pki.Issued  // nil: there are no certificates for traffic between nodes
 	webTLS *tls.Config  // nil: clients are served over plain HTTP
 	looks  []func()     // at files that may change
 
@@ -107,8 +108,9 @@ func (p *process) mesh(l net.Listener) func(*Identity, func(kv.NodeID) (string, 
 			Logger:    p.log,
 			Hooks:     hooks,
 		}
-		if p.ring != nil {
-			o.Security = peerSecurity{p.ring}
+		var err error
+		if o.Security, err = p.peerSecurity(id.Node()); err != nil {
+			return nil, err
 		}
 		return peer.New(o)
 	}
