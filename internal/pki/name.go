@@ -34,7 +34,7 @@ func (r Role) usage() []x509.ExtKeyUsage {
 }
 
 // Name is who a certificate says its holder is. In a certificate it is a URI:
-// quorate://CLUSTER/ROLE/ID.
+// quorate://CLUSTER/ROLE/ID, without an ID if it is good for any node.
 type Name struct {
 	Cluster string // "" = the node is in no cluster yet
 	Role    Role
@@ -44,7 +44,11 @@ type Name struct {
 const uriScheme = "quorate"
 
 func (n Name) uri() *url.URL {
-	return &url.URL{Scheme: uriScheme, Host: n.Cluster, Path: "/" + string(n.Role) + "/" + n.Node.String()}
+	path := "/" + string(n.Role)
+	if n.Node != 0 {
+		path += "/" + n.Node.String()
+	}
+	return &url.URL{Scheme: uriScheme, Host: n.Cluster, Path: path}
 }
 
 // String gives the URI.
