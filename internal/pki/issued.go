@@ -38,7 +38,8 @@ type Issued struct {
 	now     func() time.Time
 	current atomic.Pointer[credentials]
 
-	failed string // what was last wrong with the files; it is told once
+	failed string       // what was last wrong with the files; it is told once
+	warned *credentials // whose end was told of
 }
 
 // credentials are what was in the files at one time. They never change.
@@ -70,6 +71,18 @@ func (i *Issued) Cluster() string { return i.current.Load().name.Cluster }
 // Expires gives when this node's certificate does.
 func (i *Issued) Expires() time.Time { return i.current.Load().own.Leaf.NotAfter }
 
+// endsSoonMax is the most that a certificate's last part takes, in which it is called for.
+const endsSoonMax = 21 * 24 * time.Hour
+
+// EndsSoon reports whether this node's certificate is in the last quarter of its life,
+// or in its last three weeks if that is shorter, or has ended.
+func (i *Issued) EndsSoon() bool { return i.current.Load().endsSoon(i.now()) }
+
+func (c *credentials) endsSoon(now time.Time) bool {
+	leaf := c.own.Leaf
+	return now.After(leaf.NotAfter.Add(-min(leaf.NotAfter.Sub(leaf.NotBefore)/4, endsSoonMax)))
+}
+
 // For refuses to be another node than the certificate says, if it says one.
 func (i *Issued) For(node kv.NodeID) error {
 	return i.current.Load().isFor(node)
@@ -85,6 +98,14 @@ func (c *credentials) isFor(node kv.NodeID) error {
 // Look reads the files once and takes over what has changed. Files that do not fit
 // together, as when one of them has been replaced so far, change nothing.
 func (i *Issued) Look() {
+	i.follow()
+	if c := i.current.Load(); c != i.warned && c.endsSoon(i.now()) {
+		i.warned = c
+		i.log.Warn("this node's certificate for the peer port ends soon, and with it new connections", "file", i.files.Cert, "until", c.own.Leaf.NotAfter.UTC())
+	}
+}
+
+func (i *Issued) follow() {
 	before := i.current.Load()
 	c, err := i.read()
 	if err == nil && c.sum == before.sum {

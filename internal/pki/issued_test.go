@@ -198,6 +198,7 @@ func strangers(t *testing.T, ca *issuer) map[string]stranger {
 		"two names":                {with(func(c *x509.Certificate) { c.URIs = append(c.URIs, c.URIs[0]) }), reasonCertificate, "2 names"},
 		"name of others":           {as("spiffe://prod/node"), reasonCertificate, "0 names"},
 		"name with a query":        {as("quorate://prod/node?x=y"), reasonCertificate, "not of the form"},
+		"name with a user":         {as("quorate://u@prod/node"), reasonCertificate, "not of the form"},
 		"name as a host":           {with(func(c *x509.Certificate) { c.URIs, c.DNSNames = nil, []string{"prod"} }), reasonCertificate, "0 names"},
 		"usage of a server alone":  {with(func(c *x509.Certificate) { c.ExtKeyUsage = RoleWeb.usage() }), reasonRole, "not for this end"},
 		"usage of neither of both": {with(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} }), reasonRole, "not for this end"},

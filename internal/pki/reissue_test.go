@@ -168,14 +168,15 @@ func TestFilesThatChangeNothing(t *testing.T) {
 	}
 }
 
-// TestExpiryAlone has a connection replaced, and not closed.
+// TestExpiryAlone has a connection replaced, and not closed. It is told of before, once.
 func TestExpiryAlone(t *testing.T) {
 	ca := newIssuer(t, "operator", nil)
 	var ahead atomic.Int64
 	clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	own := ca.issue(t, nil)
 	f := write(t, t.TempDir(), &own, ca)
-	i, err := OpenIssued(f, slog.New(slog.DiscardHandler), clock)
+	var log bytes.Buffer
+	i, err := OpenIssued(f, slog.New(slog.NewTextHandler(&log, nil)), clock)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +191,16 @@ func TestExpiryAlone(t *testing.T) {
 	if got := s.standing(); got != Current {
 		t.Fatalf("standing %d", got)
 	}
-	ahead.Store(int64(2 * time.Hour))
+	for _, c := range []struct {
+		ahead time.Duration // of an hour that is left of two
+		soon  bool
+	}{{0, false}, {25 * time.Minute, false}, {35 * time.Minute, true}, {2 * time.Hour, true}} {
+		ahead.Store(int64(c.ahead))
+		i.Look()
+		if told := strings.Count(log.String(), "ends soon"); i.EndsSoon() != c.soon || (told == 1) != c.soon {
+			t.Errorf("after %s: soon %t, told %d times", c.ahead, i.EndsSoon(), told)
+		}
+	}
 	if got := s.standing(); got != Outdated {
 		t.Errorf("standing %d once it has expired", got)
 	}

@@ -127,7 +127,7 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 	}
 	defer guard.close()
 	edge := httpd.New(httpd.Options{
-		Admin:   admin{p.node.Control(), p.node},
+		Admin:   admin{p.node.Control(), p.node, p.issued},
 		Access:  guard.access(),
 		Tokens:  p.node.Control(),
 		Data:    p.node.Router(),

@@ -189,10 +189,11 @@ func (c peerConn) Standing() peer.Standing {
 // admin is the control plane with what only this node knows of itself.
 type admin struct {
 	*placement.Control
-	node *Node
+	node   *Node
+	issued *pki.Issued // may be nil
 }
 
-// Problems adds to what the cluster knows that this node is not secured.
+// Problems adds to what the cluster knows that this node is not secured, or not for long.
 func (a admin) Problems(ctx context.Context) ([]kv.Problem, error) {
 	problems, err := a.Control.Problems(ctx)
 	if err == nil && a.node.config.Security.open() {
@@ -202,5 +203,22 @@ func (a admin) Problems(ctx context.Context) ([]kv.Problem, error) {
 			Help:    "quorate secret new --out FILE, then give every node the file with --cluster-secret-file",
 		})
 	}
+	if err == nil && a.issued != nil && a.issued.EndsSoon() {
+		problems = append(problems, endingProblem(a.node.identity.Node(), a.node.name(), a.issued.Expires(), time.Now()))
+	}
 	return problems, err
+}
+
+// endingProblem tells that a node's certificate ends, or has ended.
+func endingProblem(id kv.NodeID, name string, end, now time.Time) kv.Problem {
+	p := kv.Problem{
+		Code: "certificate-ends", Severity: kv.SeverityWarning, Node: id,
+		Summary: "node " + name + "'s certificate for the peer port ends at " + end.UTC().Format(time.RFC3339),
+		Help:    "renew the files of --peer-cert and --peer-key; they are read again within two seconds",
+	}
+	if now.After(end) {
+		p.Severity = kv.SeverityCritical
+		p.Summary = "node " + name + "'s certificate for the peer port ended at " + end.UTC().Format(time.RFC3339) + ": no new connection between it and others is made"
+	}
+	return p
 }

@@ -4,8 +4,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/quorate-db/quorate/internal/pki"
+	"github.com/quorate-db/quorate/kv"
 )
 
 func TestWebTLSThatIsNone(t *testing.T) {
@@ -74,6 +76,19 @@ func TestBeyondLoopback(t *testing.T) {
 			if config.Security.open() != c.open {
 				t.Errorf("%s: open is %t", name, config.Security.open())
 			}
+		}
+	}
+}
+
+func TestEndingProblem(t *testing.T) {
+	end := time.Now()
+	for _, c := range []struct {
+		now      time.Time
+		severity kv.Severity
+		says     string
+	}{{end.Add(-time.Hour), kv.SeverityWarning, " ends at "}, {end.Add(time.Hour), kv.SeverityCritical, " ended at "}} {
+		if p := endingProblem(1, "a", end, c.now); p.Severity != c.severity || !strings.Contains(p.Summary, c.says) {
+			t.Errorf("%+v", p)
 		}
 	}
 }
