@@ -61,7 +61,7 @@ func newStatus(m *Metrics) *status {
 
 func clusterReadings() []reading[Snapshot] {
 	return []reading[Snapshot]{
-		gaugeOf("quorate_insecure", "Whether this node was allowed to listen beyond loopback without a cluster secret, and has none.",
+		gaugeOf("quorate_insecure", "Whether this node was allowed to listen beyond loopback without a cluster secret or certificates, and has neither.",
 			func(s *Snapshot) float64 { return asNumber(s.Insecure) }),
 		gaugeOf("quorate_cluster_shards", "Data shards of the cluster as this node knows them.",
 			func(s *Snapshot) float64 { return float64(s.Cluster.Shards) }),

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -42,7 +44,8 @@ type devCluster struct {
 	dir     string
 	binary  string
 	cluster *localcluster.Cluster
-	out     io.Writer // the table
+	trust   *tls.Config // for clients of its nodes; nil: they speak plain HTTP
+	out     io.Writer   // the table
 	talk    io.Writer
 
 	adding sync.Mutex // one node is added at a time
@@ -75,6 +78,10 @@ func newDevCluster(o devOptions, dir, binary string, out, talk io.Writer) (*devC
 	if err != nil {
 		return nil, err
 	}
+	tlsArgs, err := d.tlsArgs()
+	if err != nil {
+		return nil, err
+	}
 	d.cluster = localcluster.New(localcluster.Options{
 		Binary:            binary,
 		Nodes:             record.Founders,
@@ -84,7 +91,8 @@ func newDevCluster(o devOptions, dir, binary string, out, talk io.Writer) (*devC
 		Shards:            o.shards,
 		ReplicationFactor: o.replicationFactor,
 		Zones:             o.zones,
-		ExtraArgs:         append(secretArgs, o.foundingArgs...),
+		HTTPS:             o.tls,
+		ExtraArgs:         slices.Concat(secretArgs, tlsArgs, o.foundingArgs),
 	})
 	for i := d.cluster.Count(); i < len(record.Nodes); i++ {
 		d.addNode(record.Nodes[i].Zone)
@@ -171,8 +179,9 @@ func (d *devCluster) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(d.out, "cluster ready: %d nodes, %d shards, replication factor %d, http://%s\n",
-		summary.NodesAlive, summary.Shards, summary.ReplicationFactor, d.cluster.HTTPAddress(d.live()[0]))
+	fmt.Fprintf(d.out, "cluster ready: %d nodes, %d shards, replication factor %d, %s\n",
+		summary.NodesAlive, summary.Shards, summary.ReplicationFactor, d.cluster.Endpoint(d.live()[0]))
+	d.tellTrust()
 	for _, i := range d.live() {
 		d.watch(life, i)
 	}
@@ -208,7 +217,7 @@ type devRow struct {
 func (d *devCluster) rows(nodes ...int) []devRow {
 	var out []devRow
 	for _, i := range nodes {
-		out = append(out, devRow{localcluster.Name(i), d.cluster.PID(i), d.zone(i), "http://" + d.cluster.HTTPAddress(i), d.cluster.LogPath(i)})
+		out = append(out, devRow{localcluster.Name(i), d.cluster.PID(i), d.zone(i), d.cluster.Endpoint(i), d.cluster.LogPath(i)})
 	}
 	return out
 }
@@ -242,7 +251,7 @@ func (d *devCluster) waitReady(ctx context.Context) (client.Cluster, error) {
 	if len(endpoints) == 0 {
 		return client.Cluster{}, fmt.Errorf("all nodes of the cluster in %s were removed: use another --data-dir", d.dir)
 	}
-	c, err := client.New(client.Config{Endpoints: endpoints})
+	c, err := client.New(client.Config{Endpoints: endpoints, TLS: d.trust})
 	if err != nil {
 		return client.Cluster{}, err
 	}
@@ -324,7 +333,7 @@ func (d *devCluster) awaitRemoval(ctx context.Context, i int) {
 
 // removed asks the others whether node i is no more in the cluster.
 func (d *devCluster) removed(ctx context.Context, i int) bool {
-	c, err := client.New(client.Config{Endpoints: d.cluster.Endpoints(), Timeout: 3 * time.Second})
+	c, err := client.New(client.Config{Endpoints: d.cluster.Endpoints(), Timeout: 3 * time.Second, TLS: d.trust})
 	if err != nil {
 		return false
 	}
@@ -340,7 +349,7 @@ func (d *devCluster) add(ctx, life context.Context, zone string) (devRow, error)
 	if d.cluster.Count() >= devNodesMax {
 		return devRow{}, fmt.Errorf("the cluster has had %d nodes, which is the most", devNodesMax)
 	}
-	c, err := client.New(client.Config{Endpoints: d.cluster.Endpoints()})
+	c, err := client.New(client.Config{Endpoints: d.cluster.Endpoints(), TLS: d.trust})
 	if err != nil {
 		return devRow{}, err
 	}
@@ -348,7 +357,7 @@ func (d *devCluster) add(ctx, life context.Context, zone string) (devRow, error)
 	i := d.addNode(zone)
 	if err = d.cluster.Start(i); err == nil {
 		err = d.cluster.PollNode(ctx, i, 100*time.Millisecond, func(ctx context.Context) error {
-			return c.Ready(ctx, "http://"+d.cluster.HTTPAddress(i))
+			return c.Ready(ctx, d.cluster.Endpoint(i))
 		})
 	}
 	if err != nil && !d.cluster.Running(i) {

@@ -100,13 +100,14 @@ func (o *foundingFlags) settings(f *pflag.FlagSet) (kv.ClusterConfig, error) {
 // addSecurity declares the flags that say who may do what.
 func addSecurity(f *pflag.FlagSet, c *server.Config) {
 	f.StringVar(&c.Security.SecretFile, "cluster-secret-file", "", "file with the secret that all nodes share, for its owner alone; several lines: the first is in use, all are accepted")
+	addPeerFiles(f, &c.Security.Peer)
 	w := &c.Security.Web
 	f.BoolVar(&w.Cluster, "tls", false, "serve clients over HTTPS, with a certificate by the cluster's authority ('quorate cert' prints it)")
 	f.StringSliceVar(&w.Hosts, "tls-host", nil, "with --tls: more names and addresses that clients use for this node")
 	f.StringVar(&w.Cert, "tls-cert", "", "serve clients over HTTPS with the certificate in this file instead, PEM; read again when it changes")
 	f.StringVar(&w.Key, "tls-key", "", "its key, PEM")
 	f.StringVar(&w.CA, "tls-ca", "", "authorities, PEM: clients have to show a certificate by one of them; read again when it changes")
-	f.BoolVar(&c.Security.Insecure, "insecure", false, "allow listening beyond loopback without a cluster secret")
+	f.BoolVar(&c.Security.Insecure, "insecure", false, "allow listening beyond loopback without a cluster secret or certificates")
 	f.BoolVar(&c.Auth.On, "auth", false, "ask clients for tokens; the first start of the cluster prints its root token, once, to standard output")
 	f.StringVar(&c.Auth.RootTokenFile, "root-token-file", "", "write the root token to this file instead, if this node is the one that makes it")
 }
@@ -127,6 +128,7 @@ Give every node of a cluster the same --cluster-secret-file, made once with 'quo
 secret new --out FILE': all traffic between nodes is encrypted then, and nodes
 without the secret are refused. The secret may also be in QUORATE_CLUSTER_SECRET,
 several separated by commas. The file is read again when it changes and at SIGHUP.
+Certificates of one's own do the same: --peer-cert, --peer-key and --peer-ca.
 
 With --auth, which is to be given to all nodes, clients need tokens ('quorate token').
 The node that leads when the cluster starts for the first time makes the root token, with

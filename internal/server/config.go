@@ -177,7 +177,7 @@ func (a Address) validate(flag string, s Security) error {
 	}
 	if !s.secured() && !s.Insecure && !loopback(host) {
 		return fmt.Errorf("--%s-listen %s: anyone who reaches this address could read and write everything: give every node "+
-			"the same --cluster-secret-file ('quorate secret new --out FILE' makes it), or say --insecure if the network is yours alone", flag, a.Listen)
+			"the same --cluster-secret-file ('quorate secret new --out FILE' makes it) or --peer-cert, --peer-key and --peer-ca, or say --insecure if the network is yours alone", flag, a.Listen)
 	}
 	advertised, err := hostPort(a.Advertise, true)
 	if err != nil {

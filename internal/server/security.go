@@ -23,6 +23,8 @@ type Security struct {
 	SecretFile string
 	// Secrets are those that were given by value; they never change.
 	Secrets []pki.Secret
+	// Peer are certificates of one's own for traffic between nodes, instead of secrets.
+	Peer pki.Files
 	// Web says whether and how clients are served over HTTPS.
 	Web WebTLS
 	// Insecure: listening beyond loopback without a secret is wanted.
@@ -33,8 +35,14 @@ type Security struct {
 // time that connections get to move, it bounds how long a removed secret is of use.
 const lookEvery = 2 * time.Second
 
-// secured reports whether there is a cluster secret.
-func (s Security) secured() bool { return s.SecretFile != "" || len(s.Secrets) > 0 }
+// hasSecret reports whether there is a cluster secret.
+func (s Security) hasSecret() bool { return s.SecretFile != "" || len(s.Secrets) > 0 }
+
+// hasPeerFiles reports whether there are certificates for traffic between nodes.
+func (s Security) hasPeerFiles() bool { return s.Peer != pki.Files{} }
+
+// secured reports whether traffic between nodes is.
+func (s Security) secured() bool { return s.hasSecret() || s.hasPeerFiles() }
 
 // open reports whether whoever reaches the ports can do everything, and was meant to.
 func (s Security) open() bool { return s.Insecure && !s.secured() }
@@ -43,7 +51,13 @@ func (s Security) validate() error {
 	if s.SecretFile != "" && len(s.Secrets) > 0 {
 		return errors.New("--cluster-secret-file: there is a secret in QUORATE_CLUSTER_SECRET too: give one of them")
 	}
-	return s.Web.validate(s.secured())
+	if p := s.Peer; s.hasPeerFiles() && (p.Cert == "" || p.Key == "" || p.CA == "") {
+		return errors.New("--peer-cert, --peer-key and --peer-ca go together")
+	}
+	if s.hasPeerFiles() && s.hasSecret() {
+		return errors.New("--peer-cert: there is a cluster secret too: nodes use one or the other")
+	}
+	return s.Web.validate(s.hasSecret())
 }
 
 // secure reads the secrets and says how the node is protected.
@@ -57,9 +71,34 @@ func (p *process) secure() error {
 		p.log.Warn("clients are served over plain HTTP beyond loopback: whoever is on the way reads and changes what they send; --tls ends that",
 			"http", p.config.HTTP.Listen)
 	}
-	if !s.secured() {
-		return p.secureWeb()
+	if s.hasPeerFiles() {
+		if err := p.securePeers(); err != nil {
+			return err
+		}
 	}
+	if s.hasSecret() {
+		if err := p.secureBySecret(); err != nil {
+			return err
+		}
+	}
+	return p.secureWeb()
+}
+
+// securePeers reads the certificates for traffic between nodes.
+func (p *process) securePeers() error {
+	issued, err := pki.OpenIssued(p.config.Security.Peer, p.log, nil)
+	if err != nil {
+		return fmt.Errorf("--peer-cert, --peer-key, --peer-ca: %w", err)
+	}
+	p.issued = issued
+	p.log.Info("peer traffic is secured by certificates", "cluster", issued.Cluster(), "until", issued.Expires().UTC())
+	p.looks = append(p.looks, issued.Look)
+	return nil
+}
+
+// secureBySecret reads the cluster secrets.
+func (p *process) secureBySecret() error {
+	s := p.config.Security
 	secrets := s.Secrets
 	if s.SecretFile != "" {
 		var err error
@@ -77,7 +116,7 @@ func (p *process) secure() error {
 		f := &pki.Follower{Path: s.SecretFile, Ring: ring, Log: p.log}
 		p.looks = append(p.looks, f.Look)
 	}
-	return p.secureWeb()
+	return nil
 }
 
 // follow has the files looked at until stop is called. Without any, SIGHUP ends the
@@ -97,13 +136,32 @@ func (p *process) follow(ctx context.Context) (stop func()) {
 	return func() { signal.Stop(hurry); cancel(); <-done }
 }
 
-// peerSecurity is a keyring as the peer port wants it.
-type peerSecurity struct{ ring *pki.Keyring }
+// peerSecurity gives what secures the peer port of a node, nil if nothing does.
+func (p *process) peerSecurity(id kv.NodeID) (peer.Security, error) {
+	switch {
+	case p.ring != nil:
+		return peerSecurity{p.ring}, nil
+	case p.issued != nil:
+		if err := p.issued.For(id); err != nil {
+			return nil, fmt.Errorf("--peer-cert: %w", err)
+		}
+		return peerSecurity{p.issued}, nil
+	default:
+		return nil, nil
+	}
+}
+
+// peerSecurity is a keyring or files of certificates as the peer port wants them.
+type peerSecurity struct{ by handshaker }
+
+type handshaker interface {
+	Handshake(ctx context.Context, conn net.Conn, self pki.Name, dialled bool) (*pki.Conn, error)
+}
 
 var _ peer.Security = peerSecurity{}
 
 func (s peerSecurity) Handshake(ctx context.Context, conn net.Conn, self peer.Claim, dialled bool) (peer.Secured, error) {
-	c, err := s.ring.Handshake(ctx, conn, pki.Name{Cluster: self.Cluster, Node: self.Node}, dialled)
+	c, err := s.by.Handshake(ctx, conn, pki.Name{Cluster: self.Cluster, Node: self.Node}, dialled)
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +172,7 @@ type peerConn struct{ *pki.Conn }
 
 func (c peerConn) Peer() peer.Claim {
 	n := c.Conn.Peer()
-	return peer.Claim{Node: n.Node, Cluster: n.Cluster}
+	return peer.Claim{Node: n.Node, Cluster: n.Cluster, Shared: c.Issued()}
 }
 
 func (c peerConn) Standing() peer.Standing {
@@ -131,10 +189,11 @@ func (c peerConn) Standing() peer.Standing {
 // admin is the control plane with what only this node knows of itself.
 type admin struct {
 	*placement.Control
-	node *Node
+	node   *Node
+	issued *pki.Issued // may be nil
 }
 
-// Problems adds to what the cluster knows that this node is not secured.
+// Problems adds to what the cluster knows that this node is not secured, or not for long.
 func (a admin) Problems(ctx context.Context) ([]kv.Problem, error) {
 	problems, err := a.Control.Problems(ctx)
 	if err == nil && a.node.config.Security.open() {
@@ -144,5 +203,22 @@ func (a admin) Problems(ctx context.Context) ([]kv.Problem, error) {
 			Help:    "quorate secret new --out FILE, then give every node the file with --cluster-secret-file",
 		})
 	}
+	if err == nil && a.issued != nil && a.issued.EndsSoon() {
+		problems = append(problems, endingProblem(a.node.identity.Node(), a.node.name(), a.issued.Expires(), time.Now()))
+	}
 	return problems, err
+}
+
+// endingProblem tells that a node's certificate ends, or has ended.
+func endingProblem(id kv.NodeID, name string, end, now time.Time) kv.Problem {
+	p := kv.Problem{
+		Code: "certificate-ends", Severity: kv.SeverityWarning, Node: id,
+		Summary: "node " + name + "'s certificate for the peer port ends at " + end.UTC().Format(time.RFC3339),
+		Help:    "renew the files of --peer-cert and --peer-key; they are read again within two seconds",
+	}
+	if now.After(end) {
+		p.Severity = kv.SeverityCritical
+		p.Summary = "node " + name + "'s certificate for the peer port ended at " + end.UTC().Format(time.RFC3339) + ": no new connection between it and others is made"
+	}
+	return p
 }

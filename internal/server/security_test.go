@@ -4,8 +4,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/quorate-db/quorate/internal/pki"
+	"github.com/quorate-db/quorate/kv"
 )
 
 func TestWebTLSThatIsNone(t *testing.T) {
@@ -13,6 +15,7 @@ func TestWebTLSThatIsNone(t *testing.T) {
 	for want, s := range map[string]Security{
 		"--tls-cert and --tls-key go together":       {Web: WebTLS{Cert: "c"}},
 		"--tls: the certificate is derived":          {Web: WebTLS{Cluster: true}},
+		"--tls: the certificate is derived from":     {Peer: pki.Files{Cert: "c", Key: "k", CA: "a"}, Web: WebTLS{Cluster: true}},
 		"--tls-ca: goes with":                        {Web: WebTLS{CA: "c"}},
 		"--tls-host: goes with":                      {Web: WebTLS{Hosts: []string{"h"}, Cert: "c", Key: "k"}},
 		"--tls-host \"\": want a name or an address": {Secrets: secrets, Web: WebTLS{Cluster: true, Hosts: []string{""}}},
@@ -41,6 +44,7 @@ func TestWebHosts(t *testing.T) {
 // TestBeyondLoopback: only with a secret or by saying so.
 func TestBeyondLoopback(t *testing.T) {
 	secrets := []pki.Secret{pki.NewSecret()}
+	files := pki.Files{Cert: "c", Key: "k", CA: "a"}
 	for name, c := range map[string]struct {
 		security Security
 		refused  string // "" = not
@@ -51,6 +55,11 @@ func TestBeyondLoopback(t *testing.T) {
 		"secret":              {Security{Secrets: secrets}, "", false},
 		"file":                {Security{SecretFile: "f"}, "", false},
 		"secret and insecure": {Security{Secrets: secrets, Insecure: true}, "", false},
+		"certificates":        {Security{Peer: files}, "", false},
+		"one of three":        {Security{Peer: pki.Files{Cert: "c"}}, "go together", false},
+		"two of three":        {Security{Peer: pki.Files{Cert: "c", Key: "k"}}, "go together", false},
+		"both":                {Security{Peer: files, Secrets: secrets}, "one or the other", false},
+		"both, in a file":     {Security{Peer: files, SecretFile: "f"}, "one or the other", false},
 		"secret and file":     {Security{Secrets: secrets, SecretFile: "f"}, "give one of them", false},
 	} {
 		for _, open := range []func(*Config){
@@ -67,6 +76,19 @@ func TestBeyondLoopback(t *testing.T) {
 			if config.Security.open() != c.open {
 				t.Errorf("%s: open is %t", name, config.Security.open())
 			}
+		}
+	}
+}
+
+func TestEndingProblem(t *testing.T) {
+	end := time.Now()
+	for _, c := range []struct {
+		now      time.Time
+		severity kv.Severity
+		says     string
+	}{{end.Add(-time.Hour), kv.SeverityWarning, " ends at "}, {end.Add(time.Hour), kv.SeverityCritical, " ended at "}} {
+		if p := endingProblem(1, "a", end, c.now); p.Severity != c.severity || !strings.Contains(p.Summary, c.says) {
+			t.Errorf("%+v", p)
 		}
 	}
 }
