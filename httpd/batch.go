@@ -44,6 +44,10 @@ func parseBatch(body []byte, ndjson bool) ([]*kvpb.Txn, error) {
 		}
 		r.data, r.pos = text, 0
 		r.path = append(r.path[:0], step{name: "line"}, step{index: line})
+		if len(txns) == kv.OpsMax {
+			r.tooMany(kv.OpsMax)
+			return nil, r.err
+		}
 		txns = append(txns, r.batchOp())
 		if err := r.end(); err != nil {
 			return nil, err

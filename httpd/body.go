@@ -77,12 +77,11 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 // grow moves a body into a larger buffer, against the server's byte budget.
 func (x *exchange) grow(buf []byte, size int64) ([]byte, error) {
 	more := size - int64(cap(buf))
-	if !x.s.bodies.take(more) {
+	if !x.takeBody(more) {
 		p := refusal(kv.CodeOverloaded, "too many bytes of request bodies are held at this node")
 		p.close = true
 		return nil, p
 	}
-	x.held += more
 	return append(make([]byte, 0, size), buf...), nil
 }
 

@@ -45,8 +45,8 @@ type exchange struct {
 
 	timeout  time.Duration
 	deadline time.Time
-	readOnly bool  // a POST that changes nothing
-	held     int64 // of the server's byte budget
+	readOnly bool // a POST that changes nothing
+	share    share
 	caller   caller
 
 	success  int // the status of a JSON answer; 0 = 200
@@ -91,9 +91,7 @@ func (s *Server) finish(x *exchange, started time.Time) {
 			x.fail(&kv.Error{Code: kv.CodeInternal, Outcome: kv.OutcomeUnknown, Detail: "see the log of the node that answered"})
 		}
 	}
-	if x.held > 0 {
-		s.bodies.give(x.held)
-	}
+	x.endShare()
 	if f := s.opts.Hooks.Request; f != nil {
 		f(RequestInfo{
 			Route: x.route, Method: x.method, Status: x.status, Code: x.code, Outcome: x.outcome,

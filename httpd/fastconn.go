@@ -54,6 +54,8 @@ type fastConn struct {
 	req        fastRequest
 	res        fastResponse
 	begun      bool      // a part of a request has come, and is waited for
+	served     bool      // a request was, so that it may be idle for longer
+	given      bool      // to net/http
 	readBy     time.Time // deadlines as they are set
 	writeBy    time.Time
 }
@@ -71,12 +73,12 @@ func newFastConn(s *Server, nc *net.TCPConn) *fastConn {
 		c.secure = tls.Server(nc, s.opts.TLS)
 		c.nc = c.secure
 	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.ctx, c.cancel = context.WithCancel(s.door.within(context.Background(), nc))
 	r := &http.Request{
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{}, RemoteAddr: nc.RemoteAddr().String(),
 	}
 	c.req.http = r.WithContext(c.ctx)
-	c.res.header = http.Header{}
+	c.res.header, c.res.conn = http.Header{}, c
 	c.watch = time.AfterFunc(time.Hour, c.look)
 	c.watch.Stop()
 	return c
@@ -97,7 +99,7 @@ func (c *fastConn) serve(others *handoff) {
 				_ = c.nc.Close()
 				return
 			}
-			c.start, c.begun = c.start+n, false
+			c.start, c.begun, c.served = c.start+n, false, true
 		case fastOther:
 			c.handOver(others)
 			return
@@ -120,6 +122,9 @@ func (c *fastConn) serve(others *handoff) {
 func (c *fastConn) read() error {
 	now := time.Now()
 	idle := c.s.opts.Limits.IdleTimeout
+	if !c.served {
+		idle = c.s.opts.Limits.HeaderTimeout / 3 * 2 // so that half as much again is all of it
+	}
 	switch {
 	case c.end == c.start:
 		c.start, c.end, c.begun = 0, 0, false
@@ -205,6 +210,7 @@ func (c *fastConn) handOver(others *handoff) {
 		_ = c.nc.Close()
 		return
 	}
+	c.given = true
 	before := c.buf[c.start:c.end]
 	switch {
 	case c.secure == nil:
@@ -233,6 +239,9 @@ func (c *replayed) Read(p []byte) (int, error) {
 	}
 	return n, nil
 }
+
+// NetConn gives the connection within.
+func (c *replayed) NetConn() net.Conn { return c.halfCloser }
 
 // WriteTo is Read, for io.Copy: the connection's own does not know what was read.
 func (c *replayed) WriteTo(w io.Writer) (int64, error) {
@@ -299,6 +308,9 @@ func (f *fastConns) spawn(c *fastConn, others *handoff) bool {
 	f.conns[c] = struct{}{}
 	f.wg.Go(func() {
 		c.serve(others)
+		if !c.given {
+			c.s.door.leave(c.nc)
+		}
 		f.mu.Lock()
 		delete(f.conns, c)
 		f.mu.Unlock()
@@ -364,12 +376,17 @@ func (s *Server) accept(l net.Listener, others *handoff) error {
 		default:
 			return fmt.Errorf("accept: %w", err)
 		}
+		if !s.door.admit(nc) {
+			turnAway(nc)
+			continue
+		}
 		tcp, ok := nc.(*net.TCPConn)
 		if !ok && s.opts.TLS != nil {
 			others.give(tls.Server(nc, s.opts.TLS))
 		} else if !ok {
 			others.give(nc)
 		} else if !s.fast.spawn(newFastConn(s, tcp), others) {
+			s.door.leave(nc)
 			_ = nc.Close()
 		}
 	}

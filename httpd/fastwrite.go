@@ -25,11 +25,15 @@ type fastResponse struct {
 	body   []byte // collected
 	length int    // declared; -1: not
 	closes bool   // the answer says that the connection ends
+
+	conn *fastConn // nil: nothing is written before send
+	sent bool      // by sendLarge already, and
+	ok   bool      // whether that left the connection good
 }
 
 func (w *fastResponse) reset(method string) {
 	clear(w.header)
-	*w = fastResponse{header: w.header, head: method == http.MethodHead, out: w.out[:0], body: w.body[:0], length: -1}
+	*w = fastResponse{conn: w.conn, header: w.header, head: method == http.MethodHead, out: w.out[:0], body: w.body[:0], length: -1}
 	if cap(w.out) > 2*fastCopyMax {
 		w.out = nil
 	}
@@ -95,6 +99,9 @@ func (w *fastResponse) Write(p []byte) (int, error) {
 		}
 		return 0, http.ErrBodyNotAllowed
 	}
+	if w.conn != nil && len(w.body) == 0 && len(p) == w.length && len(p) > fastCopyMax {
+		return w.sendLarge(p)
+	}
 	w.body = append(w.body, p...)
 	return len(p), nil
 }
@@ -110,6 +117,9 @@ func (w *fastResponse) hasBody() bool {
 // send writes the whole answer; ends tells whether this was the connection's last.
 // It reports whether the connection can be used for the next request.
 func (w *fastResponse) send(nc net.Conn, ends bool) bool {
+	if w.sent {
+		return w.ok && !ends
+	}
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
 	}
@@ -120,10 +130,7 @@ func (w *fastResponse) send(nc net.Conn, ends bool) bool {
 	if w.length < 0 && w.hasBody() {
 		b = appendField(b, "Content-Length", strconv.Itoa(len(w.body)))
 	}
-	if ends && !w.closes {
-		b = appendField(b, "Connection", "close")
-	}
-	b = append(b, "\r\n"...)
+	b = w.endHead(b, ends)
 	var err error
 	if len(w.body) <= fastCopyMax {
 		b = append(b, w.body...)
@@ -134,6 +141,27 @@ func (w *fastResponse) send(nc net.Conn, ends bool) bool {
 	}
 	w.out = b
 	return err == nil && !ends && !w.closes
+}
+
+func (w *fastResponse) endHead(b []byte, ends bool) []byte {
+	if ends && !w.closes {
+		b = appendField(b, "Connection", "close")
+	}
+	return append(b, "\r\n"...)
+}
+
+// sendLarge writes head and the whole body while the request is still there, which
+// holds the bytes that it has counted of a large answer until its client has taken them.
+func (w *fastResponse) sendLarge(body []byte) (int, error) {
+	ends := w.conn.s.fast.ending()
+	w.out = w.endHead(w.out, ends)
+	parts := net.Buffers{w.out, body}
+	_, err := parts.WriteTo(w.conn.nc)
+	w.sent, w.ok = true, err == nil && !ends && !w.closes
+	if err != nil {
+		return 0, err
+	}
+	return len(body), nil
 }
 
 // dated is a second's Date header.

@@ -29,3 +29,12 @@ func peerGone(nc *net.TCPConn) bool {
 	})
 	return gone || err != nil
 }
+
+// descriptors gives how many file descriptors the process may have.
+func descriptors() int {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > 1<<20 {
+		return 1 << 20
+	}
+	return int(limit.Cur)
+}

@@ -137,6 +137,9 @@ func (s *Server) getKey(x *exchange) error {
 		x.buf = slab.buf
 		return &problem{err: &kv.Error{Code: kv.CodeNotFound, Detail: "no such key", Shard: reading.Served.Shard}}
 	}
+	if err := x.takeAnswer(int64(len(it.Value))); err != nil {
+		return err
+	}
 	v := kv.Version(it.Version)
 	if cond.match.given && !cond.match.has(v) {
 		slab.set()

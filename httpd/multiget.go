@@ -158,8 +158,13 @@ func (s *Server) runQuery(x *exchange) error {
 	}
 	b = append(b, `],"ranges":[`...)
 	for i := range pages {
+		held := x.share.answers
+		pages[i].LimitBytes = int(x.takePage(int64(pages[i].LimitBytes)))
 		page, err := x.data().Scan(x.ctx, pages[i])
 		if err != nil {
+			return err
+		}
+		if err := x.settlePage(held, bytesOf(&page)); err != nil {
 			return err
 		}
 		next := ""
@@ -202,6 +207,7 @@ func (s *Server) appendGets(x *exchange, b []byte, q *multiQuery, served []kv.Se
 		if len(readings) != n {
 			return b, served, kv.Errorf(kv.CodeInternal, kv.OutcomeNone, "%d keys were answered with %d readings", n, len(readings))
 		}
+		before := total
 		for i := range readings {
 			if done+i > 0 {
 				b = append(b, ',')
@@ -214,6 +220,9 @@ func (s *Server) appendGets(x *exchange, b []byte, q *multiQuery, served []kv.Se
 			b = appendFound(b, group[i], item)
 			b = append(b, '}')
 			served = append(served, readings[i].Served)
+		}
+		if err := x.takeAnswer(int64(total - before)); err != nil {
+			return b, served, err
 		}
 		if total > kv.QueryBytesMax {
 			return b, served, tooLarge("the values have more than "+strconv.Itoa(kv.QueryBytesMax)+" bytes together; ask for fewer keys", kv.QueryBytesMax)

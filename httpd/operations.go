@@ -139,10 +139,10 @@ func (x *exchange) awaitEvents(admin Admin, after uint64, limit int, wait time.D
 	if err != nil || len(events) > 0 || wait == 0 {
 		return events, err
 	}
-	if !x.s.streams.enter() {
+	if !x.enterStream() {
 		return nil, refusal(kv.CodeOverloaded, "too many requests wait at this node")
 	}
-	defer x.s.streams.leave()
+	defer x.leaveStream()
 	end := time.NewTimer(min(wait, x.timeout-min(answerMargin, x.timeout/2)))
 	defer end.Stop()
 	tick := time.NewTicker(eventsPoll)

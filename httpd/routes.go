@@ -90,9 +90,9 @@ func (s *Server) routes() *mux.Router {
 	add("/v1/tokens/{id}", &s.control, other(http.MethodDelete, s.revokeToken))
 	add("/v1/limits", &s.control, read(needToken, s.getLimits))
 	add("/v1/version", &s.control, read(needToken, s.getVersion))
-	add("/livez", &s.control, read(needNothing, s.getLive))
-	add("/readyz", &s.control, read(needNothing, s.getReady))
-	add("/metrics", &s.control, read(needMetrics, s.getMetrics))
+	add("/livez", &s.probes, read(needNothing, s.getLive))
+	add("/readyz", &s.probes, read(needNothing, s.getReady))
+	add("/metrics", &s.probes, read(needMetrics, s.getMetrics))
 	add("/openapi.json", &s.control, read(needNothing, s.getOpenAPI))
 	return m
 }
@@ -125,11 +125,11 @@ func (e *endpoint) serve(x *exchange, started time.Time) {
 		x.fail(refusal(codeCrossOrigin, "requests that write are not taken from pages of other origins"))
 		return
 	}
-	if !e.budget.enter() {
-		x.fail(refusal(kv.CodeOverloaded, "too many requests in flight at this node"))
+	if err := x.enter(e.budget); err != nil {
+		x.fail(err)
 		return
 	}
-	defer e.budget.leave()
+	defer x.leave(e.budget)
 	if err := x.authorize(m.needs); err != nil {
 		x.fail(err)
 		return

@@ -14,6 +14,8 @@ import (
 const (
 	streamPageItems = 1000
 	streamPageBytes = 1 << 20
+	// streamWriteBytes is after how much of a page it is written.
+	streamWriteBytes = 256 << 10
 )
 
 // rangeWords are the words that name a range, from a URL or from JSON. A nil
@@ -127,8 +129,12 @@ func (s *Server) scan(x *exchange) error {
 	if f == formatNDJSON {
 		return s.streamScan(x, &req, paged)
 	}
+	paged.LimitBytes = int(x.takePage(kv.ScanBytesMax))
 	page, err := x.data().Scan(x.ctx, paged)
 	if err != nil {
+		return err
+	}
+	if err := x.settlePage(0, bytesOf(&page)); err != nil {
 		return err
 	}
 	next := ""
@@ -193,10 +199,14 @@ func (x *exchange) servedBy(served []kv.Served, asked kv.Consistency) {
 // is the cursor to go on with. The deadline applies to each page, and a client
 // has as long to take one.
 func (s *Server) streamScan(x *exchange, req *kv.ScanRequest, paged kv.ScanRequest) error {
-	if !s.streams.enter() {
+	if !x.enterStream() {
 		return refusal(kv.CodeOverloaded, "too many streams at this node")
 	}
-	defer s.streams.leave()
+	defer x.leaveStream()
+	// For its whole life: a page and what of it is written next.
+	if err := x.countAnswer(streamPageBytes + streamWriteBytes); err != nil {
+		return err
+	}
 	st := &stream{x: x, rc: http.NewResponseController(x.w), req: req, left: req.Limit}
 	paged.LimitBytes = streamPageBytes
 	for first := true; ; first = false {
@@ -297,6 +307,12 @@ func (st *stream) write(page *kv.Page) bool {
 		b = append(b, '\n')
 		if st.left > 0 {
 			st.left--
+		}
+		if len(b) >= streamWriteBytes {
+			if x.buf = b; !st.flush() {
+				return false
+			}
+			b = b[:0]
 		}
 	}
 	x.buf = b

@@ -46,12 +46,26 @@ type Options struct {
 
 // Limits bounds what one node takes on; a zero means the number in kv.
 type Limits struct {
-	DataInFlight      int           // requests
-	ControlInFlight   int           // requests
-	StreamsInFlight   int           // streaming scans
-	BodyBytesInFlight int64         // request bodies held
-	HeaderTimeout     time.Duration // for request line and headers; 10 s
-	IdleTimeout       time.Duration // of a connection between requests; 2 min
+	DataInFlight      int   // requests
+	ControlInFlight   int   // requests
+	StreamsInFlight   int   // streaming scans
+	ProbesInFlight    int   // requests for health and metrics
+	BodyBytesInFlight int64 // request bodies held
+	// AnswerBytesInFlight bounds answers to reads that are held, small ones apart.
+	AnswerBytesInFlight int64
+
+	Connections        int // of clients
+	ConnectionsReserve int // beyond, for whatever is not about keys
+
+	// What one client address may have of that.
+	DataPerClient        int
+	StreamsPerClient     int
+	BodyBytesPerClient   int64
+	AnswerBytesPerClient int64
+	ConnectionsPerClient int
+
+	HeaderTimeout time.Duration // for request line and headers; 10 s
+	IdleTimeout   time.Duration // of a connection between requests; 2 min
 }
 
 const (
@@ -60,6 +74,9 @@ const (
 	// A request's own deadline is shorter; these end what escapes it.
 	readTimeout  = kv.RequestTimeoutMax + 5*time.Second
 	writeTimeout = kv.RequestTimeoutMax + 15*time.Second
+	// streamsPerConnection bounds the requests in flight on a connection of HTTP/2;
+	// one of HTTP/1 has one.
+	streamsPerConnection = 100
 )
 
 // Server is the HTTP edge of one node.
@@ -73,9 +90,11 @@ type Server struct {
 	self    []string // this node's id as a header value
 	openapi []byte
 
-	data, control, streams budget
-	bodies                 byteBudget
-	pool                   sync.Pool // *exchange
+	door            door
+	data, control   budget
+	streams, probes budget
+	bodies, answers byteBudget
+	pool            sync.Pool // *exchange
 
 	draining  atomic.Bool
 	drain     chan struct{} // closed when draining begins
@@ -91,12 +110,7 @@ func New(opts Options) *Server {
 		opts.Now = time.Now
 	}
 	l := &opts.Limits
-	setDefault(&l.DataInFlight, kv.RequestsInFlightMax)
-	setDefault(&l.ControlInFlight, kv.ControlInFlightMax)
-	setDefault(&l.StreamsInFlight, kv.StreamsInFlightMax)
-	setDefault(&l.BodyBytesInFlight, kv.BodyBytesInFlightMax)
-	setDefault(&l.HeaderTimeout, headerTimeoutDefault)
-	setDefault(&l.IdleTimeout, idleTimeoutDefault)
+	l.setDefaults()
 	s := &Server{
 		opts:    opts,
 		log:     opts.Logger,
@@ -106,9 +120,12 @@ func New(opts Options) *Server {
 		data:    budget{max: int64(l.DataInFlight)},
 		control: budget{max: int64(l.ControlInFlight)},
 		streams: budget{max: int64(l.StreamsInFlight)},
+		probes:  budget{max: int64(l.ProbesInFlight)},
 		bodies:  byteBudget{max: l.BodyBytesInFlight},
+		answers: byteBudget{max: l.AnswerBytesInFlight},
 		drain:   make(chan struct{}),
 	}
+	s.door.limits = l
 	s.pool.New = func() any { return &exchange{s: s} }
 	s.mux = s.routes()
 	s.http = &http.Server{
@@ -118,9 +135,32 @@ func New(opts Options) *Server {
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       l.IdleTimeout,
 		MaxHeaderBytes:    kv.HeaderBytesMax,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: streamsPerConnection},
+		ConnContext:       s.door.within,
+		ConnState:         s.door.onState,
 		ErrorLog:          slog.NewLogLogger(opts.Logger.Handler(), slog.LevelDebug),
 	}
 	return s
+}
+
+func (l *Limits) setDefaults() {
+	setDefault(&l.DataInFlight, kv.RequestsInFlightMax)
+	setDefault(&l.ControlInFlight, kv.ControlInFlightMax)
+	setDefault(&l.StreamsInFlight, kv.StreamsInFlightMax)
+	setDefault(&l.ProbesInFlight, kv.ProbesInFlightMax)
+	setDefault(&l.BodyBytesInFlight, kv.BodyBytesInFlightMax)
+	setDefault(&l.AnswerBytesInFlight, kv.AnswerBytesInFlightMax)
+	// A node that has no descriptors left for its files dies.
+	room := min(kv.ConnectionsMax, descriptors()/2)
+	setDefault(&l.Connections, room)
+	setDefault(&l.ConnectionsPerClient, min(kv.ConnectionsPerClientMax, max(1, room/4)))
+	setDefault(&l.ConnectionsReserve, kv.ConnectionsReserve)
+	setDefault(&l.DataPerClient, kv.RequestsPerClientMax)
+	setDefault(&l.StreamsPerClient, kv.StreamsPerClientMax)
+	setDefault(&l.BodyBytesPerClient, kv.BodyBytesPerClientMax)
+	setDefault(&l.AnswerBytesPerClient, kv.AnswerBytesPerClientMax)
+	setDefault(&l.HeaderTimeout, headerTimeoutDefault)
+	setDefault(&l.IdleTimeout, idleTimeoutDefault)
 }
 
 func setDefault[T comparable](v *T, fallback T) {
@@ -181,6 +221,13 @@ func (s *Server) InFlight() (data, control, streams int) {
 	return int(s.data.n.Load()), int(s.control.n.Load()), int(s.streams.n.Load())
 }
 
+// Probes tells how many requests for health and metrics are being served.
+func (s *Server) Probes() int { return int(s.probes.n.Load()) }
+
+// Connections tells how many connections of clients there are, how many of the reserve
+// beside them, and how many were refused since the start.
+func (s *Server) Connections() (inside, reserved int, refused int64) { return s.door.figures() }
+
 // budget bounds how many requests run at once.
 type budget struct {
 	n   atomic.Int64
@@ -210,5 +257,7 @@ func (b *byteBudget) take(bytes int64) bool {
 	}
 	return true
 }
+
+func (b *byteBudget) free() int64 { return max(0, b.max-b.n.Load()) }
 
 func (b *byteBudget) give(bytes int64) { b.n.Add(-bytes) }

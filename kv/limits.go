@@ -65,6 +65,21 @@ const (
 	ControlInFlightMax   = 256
 	StreamsInFlightMax   = 64
 	BodyBytesInFlightMax = 128 << 20
+	// ProbesInFlightMax bounds requests for health and metrics, which have places of
+	// their own; AnswerBytesInFlightMax the answers to reads that are held, small ones
+	// apart.
+	ProbesInFlightMax      = 64
+	AnswerBytesInFlightMax = 128 << 20
+	// ConnectionsMax bounds the connections of clients to a node, unless it has fewer
+	// file descriptors. ConnectionsReserve is beyond, for what is not about keys.
+	ConnectionsMax     = 4096
+	ConnectionsReserve = 64
+	// What one client address may have of these.
+	RequestsPerClientMax    = RequestsInFlightMax / 2
+	StreamsPerClientMax     = StreamsInFlightMax / 2
+	BodyBytesPerClientMax   = BodyBytesInFlightMax / 2
+	AnswerBytesPerClientMax = AnswerBytesInFlightMax / 4
+	ConnectionsPerClientMax = ConnectionsMax / 4
 
 	// IdempotencyKeyBytesMax bounds the Idempotency-Key header.
 	IdempotencyKeyBytesMax = 255

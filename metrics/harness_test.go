@@ -67,7 +67,7 @@ func standing(shards ...kv.ShardID) func() Snapshot {
 			Node:  NodeNames{ID: self, Name: "node1", Zone: "z1"},
 			Store: Store{11, 12, 13, 14, 15, 16, 17, 18, 19, 20},
 			Log:   Log{21, 22, 23, 24},
-			Disk:  Disk{31, 32, 33}, InFlight: InFlight{41, 42, 43},
+			Disk:  Disk{31, 32, 33}, InFlight: InFlight{41, 42, 43, 44}, Clients: Connections{45, 46, 47},
 			Checks: []kv.Check{{Name: "meta", OK: true}, {Name: "leaders"}}, Insecure: true, Secrets: []string{"55512ca44b32", "314eddd75606"},
 			Cluster: kv.ClusterInfo{Shards: 51, ShardsWithLeader: 52, MetaLeader: self},
 			Members: []kv.NodeInfo{{ID: self, Alive: true}, {ID: 0xb2, Alive: true, Draining: true}, {ID: 0xc3}},

@@ -15,6 +15,7 @@ type Snapshot struct {
 	Disk     Disk
 	Peers    []PeerClass
 	InFlight InFlight
+	Clients  Connections
 	Checks   []kv.Check // of readiness
 	Secrets  []string   // ids of the cluster secrets that count, that in use first
 	Insecure bool       // a port beyond loopback asks for nothing, as was allowed
@@ -85,4 +86,11 @@ type PeerClass struct {
 }
 
 // InFlight counts the HTTP requests that are being served.
-type InFlight struct{ Data, Control, Streams int }
+type InFlight struct{ Data, Control, Streams, Probes int }
+
+// Connections counts those of clients: within the limit, and of the reserve beyond it.
+// Refused counts since the start.
+type Connections struct {
+	Inside, Reserve int
+	Refused         int64
+}

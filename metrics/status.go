@@ -1,6 +1,8 @@
 package metrics
 
 import (
+	"slices"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/quorate-db/quorate/kv"
@@ -42,7 +44,7 @@ func counterOf[T any](name, help string, value func(*T) float64, labels ...strin
 func newStatus(m *Metrics) *status {
 	return &status{
 		m:        m,
-		node:     append(clusterReadings(), storageReadings()...),
+		node:     slices.Concat(clusterReadings(), connectionReadings(), storageReadings()),
 		replica:  replicaReadings(),
 		class:    classReadings(),
 		info:     prometheus.NewDesc("quorate_node_info", "Always 1; the labels say which node this is.", []string{"node", "name", "zone"}, nil),
@@ -59,7 +61,7 @@ func newStatus(m *Metrics) *status {
 
 func clusterReadings() []reading[Snapshot] {
 	return []reading[Snapshot]{
-		gaugeOf("quorate_insecure", "Whether this node was allowed to listen beyond loopback for clients without tokens, or for other nodes without a cluster secret, and does.",
+		gaugeOf("quorate_insecure", "Whether this node was allowed to listen beyond loopback for clients without tokens, or for other nodes without a cluster secret or certificates, and does.",
 			func(s *Snapshot) float64 { return asNumber(s.Insecure) }),
 		gaugeOf("quorate_cluster_shards", "Data shards of the cluster as this node knows them.",
 			func(s *Snapshot) float64 { return float64(s.Cluster.Shards) }),
@@ -71,6 +73,17 @@ func clusterReadings() []reading[Snapshot] {
 			func(s *Snapshot) float64 { return float64(len(s.Replicas)) }),
 		gaugeOf("quorate_replicas_unlabelled", "Replicas on this node that have no series of their own, because there are too many.",
 			func(s *Snapshot) float64 { return float64(max(0, len(s.Replicas)-shardsMax)) }),
+	}
+}
+
+func connectionReadings() []reading[Snapshot] {
+	return []reading[Snapshot]{
+		gaugeOf("quorate_http_connections", "Connections of clients, within the limit.",
+			func(s *Snapshot) float64 { return float64(s.Clients.Inside) }),
+		gaugeOf("quorate_http_connections_reserve", "Connections of clients beyond the limit, which serve the control plane and probes alone.",
+			func(s *Snapshot) float64 { return float64(s.Clients.Reserve) }),
+		counterOf("quorate_http_connections_refused_total", "Connections of clients that were refused because there are too many.",
+			func(s *Snapshot) float64 { return float64(s.Clients.Refused) }),
 	}
 }
 
@@ -265,6 +278,7 @@ func (s *status) Collect(out chan<- prometheus.Metric) {
 		}
 		gauge(s.secrets, 1, id, use)
 	}
+	gauge(s.inFlight, float64(snap.InFlight.Probes), "probes")
 	alive, draining := 0, 0
 	for _, n := range snap.Members {
 		if n.Alive {

@@ -260,10 +260,7 @@ func (m *model) change(s Step, shard *modelShard) {
 	if shard.leader == 0 || shard.leader != uint64(s.From) {
 		return
 	}
-	had := m.quorum(shard)
-	for _, r := range shard.d.Replicas { // who died a moment ago is not known yet
-		had = had && (m.alive(r.Node) || m.input().Health[kv.NodeID(r.Node)].Liveness == Dead)
-	}
+	had, before := m.quorum(shard), shard.d
 	next := cloneOf(shard.d)
 	next.Replicas = slices.DeleteFunc(next.Replicas, func(r *kvpb.ReplicaDescriptor) bool {
 		return r.Node == uint64(s.Server.Node) && r.Incarnation == s.Server.Incarnation
@@ -276,10 +273,16 @@ func (m *model) change(s Step, shard *modelShard) {
 		next.Replicas = append(next.Replicas, &kvpb.ReplicaDescriptor{Node: uint64(s.Server.Node), Incarnation: s.Server.Incarnation, Role: role})
 	}
 	shard.d = next
-	shard.config++
 	if had && !m.quorum(shard) {
+		for _, r := range before.Replicas { // of who died a moment ago only the shard's leader can know
+			if !m.alive(r.Node) && m.input().Health[kv.NodeID(r.Node)].Liveness != Dead {
+				shard.d = before // it refuses
+				return
+			}
+		}
 		m.t.Fatalf("%s: the shard lost its quorum: %v", s, next)
 	}
+	shard.config++
 }
 
 func (m *model) reshape(s Step, shard *modelShard) {

@@ -121,7 +121,7 @@ func (r *Replica) StandUntilLed(ctx context.Context) error {
 			return nil
 		}
 		// A candidate waits for votes already.
-		if inst := r.inst.Load(); inst != nil && inst.raft.State() == raft.Follower && r.majorityRuns(ctx) {
+		if inst := r.inst.Load(); inst != nil && inst.raft.State() == raft.Follower && r.majorityRuns(ctx, r.members()) {
 			r.Stand()
 		}
 		select {
@@ -134,9 +134,9 @@ func (r *Replica) StandUntilLed(ctx context.Context) error {
 	}
 }
 
-// majorityRuns asks the voters, and returns as soon as it is known.
-func (r *Replica) majorityRuns(ctx context.Context) bool {
-	members := r.members()
+// majorityRuns asks the voters among members whether they run, and returns as soon as
+// it is known.
+func (r *Replica) majorityRuns(ctx context.Context, members []kv.Member) bool {
 	answers := make(chan bool, len(members))
 	need, asked := voters(members)/2+1, 0
 	for _, m := range members {

@@ -3,6 +3,7 @@ package raftnode
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -129,7 +130,10 @@ func (r *Replica) Promote(ctx context.Context, id kv.ServerID) error {
 }
 
 // Remove takes a member out. A leader that is to be removed hands leadership over
-// first and answers kv.CodeNotLeader, so that the next leader is asked.
+// first and answers kv.CodeNotLeader, so that the next leader is asked. It refuses to
+// take a voter (kv.CodeUnavailable) while no majority of those that would stay answers:
+// whoever plans may not know yet that another one has just died, and the shard would
+// stand still with a majority of its members alive.
 func (r *Replica) Remove(ctx context.Context, id kv.ServerID) error {
 	if err := r.transfers.change.take(ctx); err != nil {
 		return r.errWaited(ctx, "another change of members is under way")
@@ -150,6 +154,10 @@ func (r *Replica) Remove(ctx context.Context, id kv.ServerID) error {
 			return err
 		}
 		return r.errNotLeader()
+	}
+	rest := slices.DeleteFunc(slices.Clone(r.members()), func(m kv.Member) bool { return m.ID == id })
+	if m.Voter && !r.majorityRuns(ctx, rest) {
+		return withShard(r.id, kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied, "remove %s: without it no majority of the voters answers", id))
 	}
 	return r.change(ctx, func(rf *raft.Raft, timeout time.Duration) raft.IndexFuture {
 		return rf.RemoveServer(raftID(id), 0, timeout)

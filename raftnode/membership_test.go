@@ -137,6 +137,26 @@ func TestMembershipRefusals(t *testing.T) {
 	})
 }
 
+// Of three, one has just died, and nobody who plans knows it yet. To take a living one
+// out would leave a shard of which half lives.
+func TestRemovalLeavesAMajorityThatAnswers(t *testing.T) {
+	bubble(t, 3, func(c *testCluster) {
+		l := c.leader()
+		living, dead := c.replica(l.id.Node%3+1), c.replica((l.id.Node+1)%3+1)
+		c.down(dead.id.Node)
+		ctx, cancel := within(5 * time.Second)
+		defer cancel()
+		if err := l.Remove(ctx, living.id); kv.CodeOf(err) != kv.CodeUnavailable || kv.OutcomeOf(err) != kv.OutcomeNotApplied {
+			t.Fatalf("the living one is taken out: %v", err)
+		}
+		c.mustPut(l, "k", "v")
+		if err := l.Remove(ctx, dead.id); err != nil {
+			t.Fatal(err)
+		}
+		c.mustPut(l, "k", "w")
+	})
+}
+
 // A member that has not heard that another one came votes for it all the same: it may
 // be the only one that can lead.
 func TestLaggingMemberVotesForOneThatItDoesNotKnow(t *testing.T) {

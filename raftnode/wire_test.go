@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"reflect"
+	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -219,31 +222,69 @@ func FuzzDecode(f *testing.F) {
 		f.Add(m)
 	}
 	f.Add((&Record{ID: testEnvelope.from, Kind: Durable, Log: SharedLog, Members: testMembers()}).encode())
-	f.Fuzz(func(t *testing.T, data []byte) {
-		read := func() (*wireReader, envelope) {
-			in := &wireReader{rest: data}
-			return in, in.envelope()
-		}
-		in, e := read()
-		if m, err := in.decodeAppend(e); err == nil && !in.failed {
-			for _, entry := range m.Entries {
-				if entry.Type == raft.LogConfiguration {
-					_ = raft.DecodeConfiguration(entry.Data) // must not panic
-				}
+	f.Fuzz(decodeEverything)
+}
+
+// decodeEverything reads bytes as every message that there is.
+func decodeEverything(t *testing.T, data []byte) {
+	read := func() (*wireReader, envelope) {
+		in := &wireReader{rest: data}
+		return in, in.envelope()
+	}
+	in, e := read()
+	if m, err := in.decodeAppend(e); err == nil && !in.failed {
+		for _, entry := range m.Entries {
+			if entry.Type == raft.LogConfiguration {
+				_ = raft.DecodeConfiguration(entry.Data) // must not panic
 			}
 		}
-		in, _ = read()
-		_, _ = in.decodeBallot()
-		in, _ = read()
-		_, _ = in.decodeChunk()
-		_, _, _ = decodeVote(data)
-		_, _ = decodeChunkAnswer(data)
-		_ = decodeAppendResponse(data, &raft.AppendEntriesResponse{})
-		decodeTerms(data, make([]termsAnswer, 3))
-		if r, err := decodeRecord(testEnvelope.from, data); err == nil {
-			if again, err := decodeRecord(r.ID, r.encode()); err != nil || fmt.Sprint(again) != fmt.Sprint(r) {
-				t.Fatalf("record changed: %v, %v, %v", r, again, err)
+	}
+	in, _ = read()
+	_, _ = in.decodeBallot()
+	in, _ = read()
+	_, _ = in.decodeChunk()
+	_, _, _ = decodeVote(data)
+	_, _ = decodeChunkAnswer(data)
+	_ = decodeAppendResponse(data, &raft.AppendEntriesResponse{})
+	decodeTerms(data, make([]termsAnswer, 3))
+	if r, err := decodeRecord(testEnvelope.from, data); err == nil {
+		if again, err := decodeRecord(r.ID, r.encode()); err != nil || fmt.Sprint(again) != fmt.Sprint(r) {
+			t.Fatalf("record changed: %v, %v, %v", r, again, err)
+		}
+	}
+}
+
+// noiseMessages is how many malformed messages are decoded; QUORATE_SOAK multiplies it.
+const noiseMessages = 50_000
+
+// Malformed messages end no process and leave nothing behind; what decodes can be given
+// to the library.
+func TestNoiseInMessages(t *testing.T) {
+	sound := [][]byte{(&Record{ID: testEnvelope.from, Kind: Durable, Log: SharedLog, Members: testMembers()}).encode()}
+	for _, m := range messages(testEnvelope) {
+		sound = append(sound, m)
+	}
+	slices.SortFunc(sound, bytes.Compare) // the seed decides, not the map
+	n := noiseMessages
+	if soak, err := strconv.Atoi(os.Getenv("QUORATE_SOAK")); err == nil {
+		n *= max(1, soak)
+	}
+	rnd := rand.New(rand.NewPCG(3, 7))
+	for range n {
+		data := bytes.Clone(sound[rnd.IntN(len(sound))])
+		for range 1 + rnd.IntN(4) {
+			i := rnd.IntN(len(data))
+			switch rnd.IntN(4) {
+			case 0:
+				data[i] ^= byte(1 + rnd.IntN(255))
+			case 1:
+				data = data[:max(1, i)]
+			case 2: // a number of ten bytes
+				data = slices.Insert(data, i, bytes.Repeat([]byte{0xff}, 1+rnd.IntN(10))...)
+			case 3:
+				data = append(data, data[i:]...)
 			}
 		}
-	})
+		decodeEverything(t, data)
+	}
 }

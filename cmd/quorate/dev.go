@@ -27,7 +27,9 @@ type devOptions struct {
 	nodesGiven        bool     // --nodes was
 	insecure          bool
 	auth              bool
-	ownSecret         bool // the environment has one
+	tls               bool
+	ownAuthority      []byte // PEM, with tls: that of the environment's secret
+	ownSecret         bool   // the environment has one
 }
 
 const (
@@ -53,8 +55,9 @@ to see the others go on; you are told the command that starts it again. Add one
 with 'quorate dev add-node', take one away with 'quorate nodes remove'.
 
 Traffic between the nodes is encrypted, with a secret that is made in the data
-directory; --insecure leaves that out. With --auth clients need tokens: the root token is
-printed once, and kept in the data directory for you alone.`,
+directory; --insecure leaves that out. With --tls clients are served over HTTPS with a
+certificate by the same secret; you are told how to trust it. With --auth clients need
+tokens: the root token is printed once, and kept in the data directory for you alone.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := o.founding.settings(cmd.Flags()); err != nil {
@@ -64,6 +67,10 @@ printed once, and kept in the data directory for you alone.`,
 			o.nodesGiven = cmd.Flags().Changed("nodes")
 			secret, _ := env(secretEnv)
 			o.ownSecret = secret != "" // which the nodes inherit
+			var err error
+			if o.ownAuthority, err = authorities(env, ""); err != nil {
+				return usageError{err}
+			}
 			return runDev(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -76,6 +83,7 @@ printed once, and kept in the data directory for you alone.`,
 	f.StringSliceVar(&o.zones, "zones", nil, "zones to spread the nodes over, in turn")
 	f.BoolVar(&o.insecure, "insecure", false, "do not secure the traffic between the nodes")
 	f.BoolVar(&o.auth, "auth", false, "ask clients for tokens, and print the root token when it is made")
+	f.BoolVar(&o.tls, "tls", false, "serve clients over HTTPS, with certificates by the cluster's authority")
 	o.founding.addTo(f)
 	o.founding.deadGrace = devDeadGrace
 	f.Lookup("dead-grace").DefValue = devDeadGrace.String()
@@ -89,6 +97,9 @@ func (o *devOptions) complete() error {
 	}
 	if o.port < 1 || o.port+devPeerPortOffset+o.nodes > 65536 {
 		return usageError{fmt.Errorf("--port %d: want a port that leaves room for %d nodes and their peer ports %d above", o.port, o.nodes, devPeerPortOffset)}
+	}
+	if o.tls && o.insecure {
+		return usageError{errors.New("--tls: the certificates are derived from the cluster secret, which --insecure leaves out")}
 	}
 	if o.shards < 1 || o.shards > server.InitialShardsMax {
 		return usageError{fmt.Errorf("--shards %d: want 1 to %d", o.shards, server.InitialShardsMax)}

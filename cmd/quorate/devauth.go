@@ -62,5 +62,5 @@ func (d *devCluster) showToken() {
 
 // client makes a client of all nodes; timeout 0 is the client's own.
 func (d *devCluster) client(timeout time.Duration) (*client.Client, error) {
-	return client.New(client.Config{Endpoints: d.cluster.Endpoints(), Timeout: timeout, Token: d.token.text})
+	return client.New(client.Config{Endpoints: d.cluster.Endpoints(), Timeout: timeout, Token: d.token.text, TLS: d.trust})
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -43,7 +44,8 @@ type devCluster struct {
 	dir     string
 	binary  string
 	cluster *localcluster.Cluster
-	out     io.Writer // the table
+	trust   *tls.Config // for clients of its nodes; nil: they speak plain HTTP
+	out     io.Writer   // the table
 	talk    io.Writer
 	token   devToken
 
@@ -77,6 +79,10 @@ func newDevCluster(o devOptions, dir, binary string, out, talk io.Writer) (*devC
 	if err != nil {
 		return nil, err
 	}
+	tlsArgs, err := d.tlsArgs()
+	if err != nil {
+		return nil, err
+	}
 	d.cluster = localcluster.New(localcluster.Options{
 		Binary:            binary,
 		Nodes:             record.Founders,
@@ -86,7 +92,8 @@ func newDevCluster(o devOptions, dir, binary string, out, talk io.Writer) (*devC
 		Shards:            o.shards,
 		ReplicationFactor: o.replicationFactor,
 		Zones:             o.zones,
-		ExtraArgs:         slices.Concat(secretArgs, d.authArgs(), o.foundingArgs),
+		HTTPS:             o.tls,
+		ExtraArgs:         slices.Concat(secretArgs, tlsArgs, d.authArgs(), o.foundingArgs),
 	})
 	for i := d.cluster.Count(); i < len(record.Nodes); i++ {
 		d.addNode(record.Nodes[i].Zone)
@@ -173,8 +180,9 @@ func (d *devCluster) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(d.out, "cluster ready: %d nodes, %d shards, replication factor %d, http://%s\n",
-		summary.NodesAlive, summary.Shards, summary.ReplicationFactor, d.cluster.HTTPAddress(d.live()[0]))
+	fmt.Fprintf(d.out, "cluster ready: %d nodes, %d shards, replication factor %d, %s\n",
+		summary.NodesAlive, summary.Shards, summary.ReplicationFactor, d.cluster.Endpoint(d.live()[0]))
+	d.tellTrust()
 	d.showToken()
 	for _, i := range d.live() {
 		d.watch(life, i)
@@ -211,7 +219,7 @@ type devRow struct {
 func (d *devCluster) rows(nodes ...int) []devRow {
 	var out []devRow
 	for _, i := range nodes {
-		out = append(out, devRow{localcluster.Name(i), d.cluster.PID(i), d.zone(i), "http://" + d.cluster.HTTPAddress(i), d.cluster.LogPath(i)})
+		out = append(out, devRow{localcluster.Name(i), d.cluster.PID(i), d.zone(i), d.cluster.Endpoint(i), d.cluster.LogPath(i)})
 	}
 	return out
 }
@@ -354,7 +362,7 @@ func (d *devCluster) add(ctx, life context.Context, zone string) (devRow, error)
 	i := d.addNode(zone)
 	if err = d.cluster.Start(i); err == nil {
 		err = d.cluster.PollNode(ctx, i, 100*time.Millisecond, func(ctx context.Context) error {
-			return c.Ready(ctx, "http://"+d.cluster.HTTPAddress(i))
+			return c.Ready(ctx, d.cluster.Endpoint(i))
 		})
 	}
 	if err != nil && !d.cluster.Running(i) {

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -119,6 +120,46 @@ func TestDevMakesASecret(t *testing.T) {
 		if files, _ := os.ReadDir(other.dir); len(files) != 0 {
 			t.Errorf("%s: made %v", name, files)
 		}
+	}
+}
+
+// TestDevTLS: the nodes serve HTTPS, dev trusts them and says how others do; not without
+// a secret.
+func TestDevTLS(t *testing.T) {
+	own := pki.NewSecret()
+	ownAuthority, err := authorities(func(string) (string, bool) { return own.Reveal(), true }, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		o    devOptions
+		told string // "" = nothing
+	}{
+		"plain":                 {devOptions{}, ""},
+		"tls":                   {devOptions{tls: true}, "quorate cert --cluster-secret-file "},
+		"tls, secret in values": {devOptions{tls: true, ownSecret: true, ownAuthority: ownAuthority}, "quorate cert > ca.pem"},
+	} {
+		var talk strings.Builder
+		c.o.nodes, c.o.port, c.o.shards = 2, 20001, 1
+		d, err := newDevCluster(c.o, t.TempDir(), "/nonexistent", &talk, &talk)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.tellTrust()
+		scheme := "http://"
+		if c.told != "" {
+			scheme = "https://"
+		}
+		secure := slices.Contains(d.cluster.Args(2), "--tls")
+		if secure != (c.told != "") || (d.trust != nil) != secure || !strings.Contains(talk.String(), c.told) || (talk.String() == "") == secure {
+			t.Errorf("%s: --tls %t, trust %t, says %q", name, secure, d.trust != nil, talk.String())
+		}
+		if row, all := d.rows(1)[0], d.cluster.Endpoints(); row.HTTP != all[0] || !strings.HasPrefix(all[1], scheme) {
+			t.Errorf("%s: %s, %v", name, row.HTTP, all)
+		}
+	}
+	if code, _, talk := runWith(t, nil, "dev", "--tls", "--insecure"); code != exitUsage || !strings.Contains(talk, "--tls: ") {
+		t.Errorf("%d, %s", code, talk)
 	}
 }
 

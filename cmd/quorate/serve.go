@@ -100,15 +100,22 @@ func (o *foundingFlags) settings(f *pflag.FlagSet) (kv.ClusterConfig, error) {
 // addSecurity declares the flags that say who may do what.
 func addSecurity(f *pflag.FlagSet, c *server.Config) {
 	f.StringVar(&c.Security.SecretFile, "cluster-secret-file", "", "file with the secret that all nodes share, for its owner alone; several lines: the first is in use, all are accepted")
+	addPeerFiles(f, &c.Security.Peer)
 	w := &c.Security.Web
 	f.BoolVar(&w.Cluster, "tls", false, "serve clients over HTTPS, with a certificate by the cluster's authority ('quorate cert' prints it)")
 	f.StringSliceVar(&w.Hosts, "tls-host", nil, "with --tls: more names and addresses that clients use for this node")
 	f.StringVar(&w.Cert, "tls-cert", "", "serve clients over HTTPS with the certificate in this file instead, PEM; read again when it changes")
 	f.StringVar(&w.Key, "tls-key", "", "its key, PEM")
 	f.StringVar(&w.CA, "tls-ca", "", "authorities, PEM: clients have to show a certificate by one of them; read again when it changes")
-	f.BoolVar(&c.Security.Insecure, "insecure", false, "allow listening beyond loopback without --auth for clients, or without a cluster secret for other nodes")
+	f.BoolVar(&c.Security.Insecure, "insecure", false, "allow listening beyond loopback without --auth for clients, or without a cluster secret or certificates for other nodes")
 	f.BoolVar(&c.Auth.On, "auth", false, "ask clients for tokens; the first start of the cluster prints its root token, once, to standard output")
 	f.StringVar(&c.Auth.RootTokenFile, "root-token-file", "", "write the root token to this file instead, if this node is the one that makes it")
+}
+
+// addLog declares the flags that say what is logged, and how.
+func (o *serveOptions) addLog(f *pflag.FlagSet) {
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 }
 
 func serveCommand(env lookupEnv) *cobra.Command {
@@ -118,23 +125,24 @@ func serveCommand(env lookupEnv) *cobra.Command {
 		Short: "Run one node",
 		Long: `Run one node of a cluster.
 
-The first time, start every node with the same --join (peer addresses of all of
-them) and --expect (how many there are): the owner of the first address founds
-the cluster when all have answered. Later, the same command line starts the node
-again; a new node needs --join with any member's address.
+The first time, start every node with the same --join (peer addresses of all of them)
+and --expect (how many there are): the owner of the first address founds the cluster when
+all have answered. Later, the same command line starts the node again; a new node needs
+--join with any member's address.
 
 Give every node of a cluster the same --cluster-secret-file, made once with 'quorate
-secret new --out FILE': all traffic between nodes is encrypted then, and nodes
-without the secret are refused. The secret may also be in QUORATE_CLUSTER_SECRET,
-several separated by commas. The file is read again when it changes and at SIGHUP.
+secret new --out FILE': all traffic between nodes is encrypted then, and nodes without the
+secret are refused. It may also be in QUORATE_CLUSTER_SECRET, several separated by commas.
+The file is read again when it changes and at SIGHUP. Certificates of one's own do the
+same: --peer-cert, --peer-key and --peer-ca.
 
 With --auth, which is to be given to all nodes, clients need tokens ('quorate token').
 The node that leads when the cluster starts for the first time makes the root token, with
-which the others are made. Beyond loopback a node listens for clients only with --auth,
-and for other nodes only with a secret, unless --insecure allows it.
+which the others are made. Beyond loopback a node listens only with it, and for other
+nodes only with a secret or certificates, unless --insecure allows it.
 
-Flags that begin with "new cluster" count only where this node founds it. Later the
-same settings are changed with 'quorate config set'.`,
+Flags that begin with "new cluster" count only where this node founds it; later 'quorate
+config set' changes the same settings.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -166,14 +174,14 @@ same settings are changed with 'quorate config set'.`,
 	f.StringSliceVar(&c.Initial.SplitPoints, "split-points", nil, "new cluster: keys at which shards begin, instead of --shards")
 	f.IntVar(&c.Initial.ReplicationFactor, "replication-factor", 3, "new cluster: copies of each shard, 1 to 7")
 	o.founding.addTo(f)
+	addClientFlags(f, &c.Clients)
 	f.StringVar(&c.Log, "log", "shared", "raft log of data shards: shared (one store for all) or bolt (a file for each)")
 	addSecurity(f, c)
 	f.DurationVar(&c.Timing.Heartbeat, "heartbeat-timeout", server.DefaultTiming.Heartbeat, "a follower that hears nothing for this long starts an election")
 	f.DurationVar(&c.Timing.Election, "election-timeout", server.DefaultTiming.Election, "an election that is not won in this time starts anew")
 	f.DurationVar(&c.Timing.Retention, "retention", server.DefaultTiming.Retention, "how long old versions of a key are kept")
 	f.DurationVar(&c.Timing.ShutdownWait, "shutdown-wait", server.DefaultTiming.ShutdownWait, "how long a stopping node waits for requests and leadership transfers")
-	f.StringVar(&o.logFormat, "log-format", "text", "text or json")
-	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	o.addLog(f)
 	f.BoolVar(&o.stopWithStdin, "stop-with-stdin", false, "stop when standard input ends")
 	f.StringVar(&o.cpuProfile, "cpu-profile-dir", "", "write a processor profile of the whole run to this folder, named after the node")
 	_ = f.MarkHidden("cpu-profile-dir") // for developers

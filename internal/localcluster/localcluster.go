@@ -30,6 +30,7 @@ type Options struct {
 	Shards            int
 	ReplicationFactor int
 	Zones             []string // zone of node i is Zones[(i-1) % len]; empty = none
+	HTTPS             bool     // the nodes serve clients over HTTPS, by what ExtraArgs say
 	ExtraArgs         []string // appended to every `serve`
 	// NodeArgs gives what is appended to the `serve` of node i alone; nil = nothing.
 	NodeArgs func(i int) []string
@@ -99,12 +100,20 @@ func (c *Cluster) HTTPAddress(i int) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(c.opts.HTTPPort+i-1))
 }
 
+// Endpoint gives the base URL of node i, from 1.
+func (c *Cluster) Endpoint(i int) string {
+	if c.opts.HTTPS {
+		return "https://" + c.HTTPAddress(i)
+	}
+	return "http://" + c.HTTPAddress(i)
+}
+
 // Endpoints gives the base URLs of all nodes that are not retired.
 func (c *Cluster) Endpoints() []string {
 	var urls []string
 	for i := 1; i <= c.Count(); i++ {
 		if !c.Retired(i) {
-			urls = append(urls, "http://"+c.HTTPAddress(i))
+			urls = append(urls, c.Endpoint(i))
 		}
 	}
 	return urls

@@ -89,7 +89,7 @@ func (c *Clients) verify(presented []*x509.Certificate) error {
 		return fmt.Errorf("the client's certificate: %w", err)
 	}
 	// Nodes have certificates by such authorities too, but are no clients.
-	if name, err := nameIn(presented[0]); err == nil && name.Role != RoleClient {
+	if name, err := issuedNameIn(presented[0]); err == nil && name.Role != RoleClient {
 		return fmt.Errorf("the certificate is for a %s, not for a client", clip(string(name.Role)))
 	}
 	return nil

@@ -84,14 +84,15 @@ func TestClientsNeedCertificates(t *testing.T) {
 		cert tls.Certificate
 		ok   bool
 	}{
-		"good":          {good, true},
-		"named client":  {forge(t, ours, named("quorate://test/client/0000000000000002")), true},
-		"none":          {tls.Certificate{}, false},
-		"another":       {foreign, false},
-		"a node's":      {forge(t, ours, nil), false},
-		"of a server":   {forge(t, ours, func(c *x509.Certificate) { c.URIs, c.ExtKeyUsage = nil, RoleWeb.usage() }), false},
-		"expired":       {forge(t, ours, func(c *x509.Certificate) { plain(c); c.NotAfter = time.Now().Add(-time.Minute) }), false},
-		"without a key": {tls.Certificate{Certificate: good.Certificate, PrivateKey: foreign.PrivateKey}, false},
+		"good":             {good, true},
+		"named client":     {forge(t, ours, named("quorate://test/client/0000000000000002")), true},
+		"none":             {tls.Certificate{}, false},
+		"another":          {foreign, false},
+		"a node's":         {forge(t, ours, nil), false},
+		"an issued node's": {forge(t, ours, named("quorate://prod/node")), false},
+		"of a server":      {forge(t, ours, func(c *x509.Certificate) { c.URIs, c.ExtKeyUsage = nil, RoleWeb.usage() }), false},
+		"expired":          {forge(t, ours, func(c *x509.Certificate) { plain(c); c.NotAfter = time.Now().Add(-time.Minute) }), false},
+		"without a key":    {tls.Certificate{Certificate: good.Certificate, PrivateKey: foreign.PrivateKey}, false},
 	} {
 		if got := knock(t, address, &c.cert); got != c.ok {
 			t.Errorf("%s: let in %t", name, got)

@@ -17,7 +17,9 @@ import (
 const (
 	reasonPlain       = "not_tls"         // the other end does not speak TLS
 	reasonSecret      = "other_secret"    // its certificate is by a secret that does not count
+	reasonAuthority   = "other_authority" // it is by an authority that is not in --peer-ca
 	reasonCertificate = "bad_certificate" // it is no certificate of ours, or out of date
+	reasonName        = "other_name"      // it names another cluster
 	reasonRole        = "other_role"      // it is for something else
 	reasonProtocol    = "other_protocol"  // TLS, but no peer
 	reasonRefused     = "certificate_refused"
@@ -59,8 +61,13 @@ func remoteAlert(err error) bool {
 	return errors.As(err, &op) && op.Op == "remote error"
 }
 
-// explain turns an error of the TLS library into what a person can act on.
-func explain(err error, dialled bool) error {
+// explain turns an error of the TLS library into what a person can act on. issued:
+// this node's certificate is of an operator's making.
+func explain(err error, dialled, issued bool) error {
+	lacks, refuses := "no cluster secret", "it has another cluster secret"
+	if issued {
+		lacks, refuses = "no certificate for its peer port", "this node's certificate is not by an authority that it knows, or of another cluster"
+	}
 	var own *HandshakeError
 	var plain tls.RecordHeaderError
 	switch {
@@ -72,16 +79,16 @@ func explain(err error, dialled bool) error {
 		if dialled {
 			e.text = "the node there does not speak TLS"
 		}
-		e.text += ": it has no cluster secret, or is no Quorate node"
+		e.text += ": it has " + lacks + ", or is no Quorate node"
 		return e
 	case remoteAlert(err):
 		return &HandshakeError{reason: reasonRefused, err: err,
-			text: "the other end refused the handshake, most likely because it has another cluster secret; its log says why"}
+			text: "the other end refused the handshake, most likely because " + refuses + "; its log says why"}
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return &HandshakeError{reason: reasonOther, err: err, text: "no TLS handshake in time"}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
 		return &HandshakeError{reason: reasonOther, err: err,
-			text: "the connection ended during the TLS handshake; if this comes again, the other end has no cluster secret"}
+			text: "the connection ended during the TLS handshake; if this comes again, the other end has " + lacks}
 	}
 	return &HandshakeError{reason: reasonOther, err: fmt.Errorf("TLS handshake: %w", err)}
 }

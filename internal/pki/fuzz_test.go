@@ -37,7 +37,7 @@ func FuzzParseSecrets(f *testing.F) {
 
 // Whatever name a certificate holds: it is read in one way or refused.
 func FuzzName(f *testing.F) {
-	for _, text := range []string{"quorate://c/node/1", "quorate:///node/ab", "quorate://c/node/1/2", "quorate:c/node/1", "quorate://u@c/node/1", "quorate://c/node/1#x"} {
+	for _, text := range []string{"quorate://c/node/1", "quorate:///node/ab", "quorate://c/node/1/2", "quorate:c/node/1", "quorate://u@c/node/1", "quorate://c/node/1#x", "quorate://c/node", "quorate://c/", "quorate://c//1"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -46,10 +46,12 @@ func FuzzName(f *testing.F) {
 			return
 		}
 		name, err := nameIn(&x509.Certificate{URIs: []*url.URL{u}})
-		if err != nil {
+		if issued, err2 := issuedNameIn(&x509.Certificate{URIs: []*url.URL{u}}); err == nil && (err2 != nil || issued != name) {
+			t.Fatalf("%q is %+v, and as an issued name %+v, %v", text, name, issued, err2)
+		} else if name, err = issued, err2; err != nil {
 			return
 		}
-		again, err := nameIn(&x509.Certificate{URIs: []*url.URL{name.uri()}})
+		again, err := issuedNameIn(&x509.Certificate{URIs: []*url.URL{name.uri()}})
 		if err != nil || again != name {
 			t.Fatalf("%q is %+v, whose name is %+v, %v", text, name, again, err)
 		}

@@ -34,7 +34,7 @@ func (r Role) usage() []x509.ExtKeyUsage {
 }
 
 // Name is who a certificate says its holder is. In a certificate it is a URI:
-// quorate://CLUSTER/ROLE/ID.
+// quorate://CLUSTER/ROLE/ID, without an ID if it is good for any node.
 type Name struct {
 	Cluster string // "" = the node is in no cluster yet
 	Role    Role
@@ -44,7 +44,11 @@ type Name struct {
 const uriScheme = "quorate"
 
 func (n Name) uri() *url.URL {
-	return &url.URL{Scheme: uriScheme, Host: n.Cluster, Path: "/" + string(n.Role) + "/" + n.Node.String()}
+	path := "/" + string(n.Role)
+	if n.Node != 0 {
+		path += "/" + n.Node.String()
+	}
+	return &url.URL{Scheme: uriScheme, Host: n.Cluster, Path: path}
 }
 
 // String gives the URI.
@@ -52,8 +56,18 @@ func (n Name) String() string { return n.uri().String() }
 
 func (n Name) common() string { return "quorate " + string(n.Role) + " " + n.Node.String() }
 
-// nameIn reads the one name of ours in a certificate.
-func nameIn(cert *x509.Certificate) (Name, error) {
+// nameIn reads the one name of ours in a certificate that a node minted.
+func nameIn(cert *x509.Certificate) (Name, error) { return parseName(cert, true) }
+
+// issuedNameIn reads the one name of ours in a certificate of an operator's making, who
+// may not know the ids of nodes: quorate://NAME/node is a name, without an id.
+func issuedNameIn(cert *x509.Certificate) (Name, error) { return parseName(cert, false) }
+
+func parseName(cert *x509.Certificate, withID bool) (Name, error) {
+	form := uriScheme + "://CLUSTER/ROLE"
+	if withID {
+		form += "/ID"
+	}
 	var found []*url.URL
 	for _, u := range cert.URIs {
 		if u.Scheme == uriScheme {
@@ -61,13 +75,17 @@ func nameIn(cert *x509.Certificate) (Name, error) {
 		}
 	}
 	if len(found) != 1 {
-		return Name{}, fmt.Errorf("the certificate holds %d names of the form %s://CLUSTER/ROLE/ID, want one", len(found), uriScheme)
+		return Name{}, fmt.Errorf("the certificate holds %d names of the form %s, want one", len(found), form)
 	}
 	u := found[0]
 	role, id, ok := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
-	node, err := kv.ParseNodeID(id)
-	if !ok || err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
-		return Name{}, fmt.Errorf("the certificate's name %q is not of the form %s://CLUSTER/ROLE/ID", clip(u.String()), uriScheme)
+	var node kv.NodeID
+	var err error
+	if ok || withID {
+		node, err = kv.ParseNodeID(id)
+	}
+	if role == "" || err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Opaque != "" {
+		return Name{}, fmt.Errorf("the certificate's name %q is not of the form %s", clip(u.String()), form)
 	}
 	return Name{Cluster: u.Host, Role: Role(role), Node: node}, nil
 }

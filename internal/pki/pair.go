@@ -39,28 +39,34 @@ func OpenPair(cert, key string, log *slog.Logger) (*Pair, error) {
 func (p *Pair) Certificate() *tls.Certificate { return p.current.Load() }
 
 func (p *Pair) read() (*tls.Certificate, [sha256.Size]byte, error) {
+	return readPair(p.cert, p.key, p.now())
+}
+
+// readPair reads a certificate that has not expired and the key that fits it, and
+// gives a checksum of both files too.
+func readPair(certFile, keyFile string, now time.Time) (*tls.Certificate, [sha256.Size]byte, error) {
 	var none [sha256.Size]byte
-	info, err := os.Stat(p.key)
+	info, err := os.Stat(keyFile)
 	if err != nil {
 		return nil, none, err
 	}
 	if mode := info.Mode().Perm(); mode&0o007 != 0 {
-		return nil, none, fmt.Errorf("%s: everybody may use this key (mode %04o): chmod o= %s", p.key, mode, p.key)
+		return nil, none, fmt.Errorf("%s: everybody may use this key (mode %04o): chmod o= %s", keyFile, mode, keyFile)
 	}
-	cert, err := os.ReadFile(p.cert)
+	cert, err := os.ReadFile(certFile)
 	if err != nil {
 		return nil, none, err
 	}
-	key, err := os.ReadFile(p.key)
+	key, err := os.ReadFile(keyFile)
 	if err != nil {
 		return nil, none, err
 	}
 	made, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return nil, none, fmt.Errorf("%s and %s: %w", p.cert, p.key, err)
+		return nil, none, fmt.Errorf("%s and %s: %w", certFile, keyFile, err)
 	}
-	if end := made.Leaf.NotAfter; p.now().After(end) {
-		return nil, none, fmt.Errorf("%s: the certificate has expired on %s", p.cert, end.UTC().Format(time.RFC3339))
+	if end := made.Leaf.NotAfter; now.After(end) {
+		return nil, none, fmt.Errorf("%s: the certificate has expired on %s", certFile, end.UTC().Format(time.RFC3339))
 	}
 	return &made, sha256.Sum256(bytes.Join([][]byte{cert, key}, []byte{0})), nil
 }

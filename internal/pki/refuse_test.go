@@ -200,7 +200,7 @@ func TestSecretsThatDiffer(t *testing.T) {
 		listenerWords, diallerWords string
 	}{
 		"two secrets":      {a, b, reasonRefused, "another cluster secret", "another cluster secret"},
-		"dialler without":  {a, nil, reasonPlain, "it has no cluster secret", "has a cluster secret and the dialler has none"},
+		"dialler without":  {a, nil, reasonPlain, "it has no cluster secret", "secures its connections (a cluster secret, or certificates) and the dialler does not"},
 		"listener without": {nil, b, "malformed", "the dialler speaks TLS, and this node has no cluster secret", "the other end has no cluster secret"},
 	} {
 		t.Run(name, func(t *testing.T) {

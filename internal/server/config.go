@@ -37,6 +37,7 @@ type Config struct {
 	Security Security
 	Auth     Auth
 	Timing   Timing
+	Clients  Clients
 }
 
 // Auth says whether clients need tokens.
@@ -137,6 +138,7 @@ func (c Config) Validate() error {
 		errs = append(errs, errors.New("--data-dir: a data directory is needed"))
 	}
 	errs = append(errs, c.Security.validate(), c.HTTP.validate("http"), c.Peer.validate("peer"), c.validateExposure())
+	errs = append(errs, c.Clients.validate())
 	for _, address := range c.Join {
 		if _, err := hostPort(address, true); err != nil {
 			errs = append(errs, fmt.Errorf("--join: %w", err))
@@ -181,7 +183,7 @@ func (c Config) validateExposure() error {
 	}
 	if beyondLoopback(c.Peer.Listen) && !c.Security.secured() {
 		errs = append(errs, fmt.Errorf(refused, "peer", c.Peer.Listen,
-			"give every node the same --cluster-secret-file ('quorate secret new --out FILE' makes it)"))
+			"give every node the same --cluster-secret-file ('quorate secret new --out FILE' makes it), or --peer-cert, --peer-key and --peer-ca"))
 	}
 	return errors.Join(errs...)
 }

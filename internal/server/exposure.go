@@ -53,7 +53,7 @@ func (e exposure) help() string {
 		words = append(words, "give every node --auth, and clients tokens ('quorate token create')")
 	}
 	if e.peers {
-		words = append(words, "run 'quorate secret new --out FILE' and give every node the file with --cluster-secret-file")
+		words = append(words, "run 'quorate secret new --out FILE' and give every node the file with --cluster-secret-file, or use --peer-cert, --peer-key and --peer-ca")
 	}
 	return strings.Join(words, "; ")
 }

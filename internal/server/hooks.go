@@ -117,6 +117,8 @@ func snapshot(n *Node, edge *httpd.Server) metrics.Snapshot {
 	}
 	s.Insecure = n.config.exposure().open()
 	s.InFlight.Data, s.InFlight.Control, s.InFlight.Streams = edge.InFlight()
+	s.InFlight.Probes = edge.Probes()
+	s.Clients.Inside, s.Clients.Reserve, s.Clients.Refused = edge.Connections()
 	return s
 }
 

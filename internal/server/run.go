@@ -52,6 +52,7 @@ type process struct {
 	log    *slog.Logger
 	meter  *metrics.Metrics
 	ring   *pki.Keyring // nil: there is no cluster secret
+	issued *pki.Issued  // nil: there are no certificates for traffic between nodes
 	webTLS *tls.Config  // nil: clients are served over plain HTTP
 	looks  []func()     // at files that may change
 
@@ -107,8 +108,9 @@ func (p *process) mesh(l net.Listener) func(*Identity, func(kv.NodeID) (string, 
 			Logger:    p.log,
 			Hooks:     hooks,
 		}
-		if p.ring != nil {
-			o.Security = peerSecurity{p.ring}
+		var err error
+		if o.Security, err = p.peerSecurity(id.Node()); err != nil {
+			return nil, err
 		}
 		return peer.New(o)
 	}
@@ -125,7 +127,7 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 	}
 	defer guard.close()
 	edge := httpd.New(httpd.Options{
-		Admin:   admin{p.node.Control(), p.node},
+		Admin:   admin{p.node.Control(), p.node, p.issued},
 		Access:  guard.access(),
 		Tokens:  p.node.Control(),
 		Data:    p.node.Router(),
@@ -137,6 +139,7 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 		Release: p.config.Release,
 		TLS:     p.webTLS,
 		Self:    p.node.Identity().Node(),
+		Limits:  p.config.Clients.limits(),
 	})
 	p.meter.Watch(func() metrics.Snapshot {
 		s := snapshot(p.node, edge)

@@ -23,10 +23,12 @@ type Security struct {
 	SecretFile string
 	// Secrets are those that were given by value; they never change.
 	Secrets []pki.Secret
+	// Peer are certificates of one's own for traffic between nodes, instead of secrets.
+	Peer pki.Files
 	// Web says whether and how clients are served over HTTPS.
 	Web WebTLS
 	// Insecure: listening beyond loopback is wanted without tokens for clients, or
-	// without a secret for other nodes.
+	// without a secret or certificates for other nodes.
 	Insecure bool
 }
 
@@ -34,23 +36,60 @@ type Security struct {
 // time that connections get to move, it bounds how long a removed secret is of use.
 const lookEvery = 2 * time.Second
 
-// secured reports whether there is a cluster secret.
-func (s Security) secured() bool { return s.SecretFile != "" || len(s.Secrets) > 0 }
+// hasSecret reports whether there is a cluster secret.
+func (s Security) hasSecret() bool { return s.SecretFile != "" || len(s.Secrets) > 0 }
+
+// hasPeerFiles reports whether there are certificates for traffic between nodes.
+func (s Security) hasPeerFiles() bool { return s.Peer != pki.Files{} }
+
+// secured reports whether traffic between nodes is.
+func (s Security) secured() bool { return s.hasSecret() || s.hasPeerFiles() }
 
 func (s Security) validate() error {
 	if s.SecretFile != "" && len(s.Secrets) > 0 {
 		return errors.New("--cluster-secret-file: there is a secret in QUORATE_CLUSTER_SECRET too: give one of them")
 	}
-	return s.Web.validate(s.secured())
+	if p := s.Peer; s.hasPeerFiles() && (p.Cert == "" || p.Key == "" || p.CA == "") {
+		return errors.New("--peer-cert, --peer-key and --peer-ca go together")
+	}
+	if s.hasPeerFiles() && s.hasSecret() {
+		return errors.New("--peer-cert: there is a cluster secret too: nodes use one or the other")
+	}
+	return s.Web.validate(s.hasSecret())
 }
 
 // secure reads the secrets and says how the node is protected.
 func (p *process) secure() error {
 	s := p.config.Security
 	p.warnIfExposed()
-	if !s.secured() {
-		return p.secureWeb()
+	if s.hasPeerFiles() {
+		if err := p.securePeers(); err != nil {
+			return err
+		}
 	}
+	if s.hasSecret() {
+		if err := p.secureBySecret(); err != nil {
+			return err
+		}
+	}
+	return p.secureWeb()
+}
+
+// securePeers reads the certificates for traffic between nodes.
+func (p *process) securePeers() error {
+	issued, err := pki.OpenIssued(p.config.Security.Peer, p.log, nil)
+	if err != nil {
+		return fmt.Errorf("--peer-cert, --peer-key, --peer-ca: %w", err)
+	}
+	p.issued = issued
+	p.log.Info("peer traffic is secured by certificates", "cluster", issued.Cluster(), "until", issued.Expires().UTC())
+	p.looks = append(p.looks, issued.Look)
+	return nil
+}
+
+// secureBySecret reads the cluster secrets.
+func (p *process) secureBySecret() error {
+	s := p.config.Security
 	secrets := s.Secrets
 	if s.SecretFile != "" {
 		var err error
@@ -68,7 +107,7 @@ func (p *process) secure() error {
 		f := &pki.Follower{Path: s.SecretFile, Ring: ring, Log: p.log}
 		p.looks = append(p.looks, f.Look)
 	}
-	return p.secureWeb()
+	return nil
 }
 
 // follow has the files looked at until stop is called. Without any, SIGHUP ends the
@@ -88,13 +127,32 @@ func (p *process) follow(ctx context.Context) (stop func()) {
 	return func() { signal.Stop(hurry); cancel(); <-done }
 }
 
-// peerSecurity is a keyring as the peer port wants it.
-type peerSecurity struct{ ring *pki.Keyring }
+// peerSecurity gives what secures the peer port of a node, nil if nothing does.
+func (p *process) peerSecurity(id kv.NodeID) (peer.Security, error) {
+	switch {
+	case p.ring != nil:
+		return peerSecurity{p.ring}, nil
+	case p.issued != nil:
+		if err := p.issued.For(id); err != nil {
+			return nil, fmt.Errorf("--peer-cert: %w", err)
+		}
+		return peerSecurity{p.issued}, nil
+	default:
+		return nil, nil
+	}
+}
+
+// peerSecurity is a keyring or files of certificates as the peer port wants them.
+type peerSecurity struct{ by handshaker }
+
+type handshaker interface {
+	Handshake(ctx context.Context, conn net.Conn, self pki.Name, dialled bool) (*pki.Conn, error)
+}
 
 var _ peer.Security = peerSecurity{}
 
 func (s peerSecurity) Handshake(ctx context.Context, conn net.Conn, self peer.Claim, dialled bool) (peer.Secured, error) {
-	c, err := s.ring.Handshake(ctx, conn, pki.Name{Cluster: self.Cluster, Node: self.Node}, dialled)
+	c, err := s.by.Handshake(ctx, conn, pki.Name{Cluster: self.Cluster, Node: self.Node}, dialled)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +163,7 @@ type peerConn struct{ *pki.Conn }
 
 func (c peerConn) Peer() peer.Claim {
 	n := c.Conn.Peer()
-	return peer.Claim{Node: n.Node, Cluster: n.Cluster}
+	return peer.Claim{Node: n.Node, Cluster: n.Cluster, Shared: c.Issued()}
 }
 
 func (c peerConn) Standing() peer.Standing {
@@ -122,14 +180,34 @@ func (c peerConn) Standing() peer.Standing {
 // admin is the control plane with what only this node knows of itself.
 type admin struct {
 	*placement.Control
-	node *Node
+	node   *Node
+	issued *pki.Issued // may be nil
 }
 
-// Problems adds to what the cluster knows what of this node is not secured.
+// Problems adds to what the cluster knows what of this node is not secured, or not for long.
 func (a admin) Problems(ctx context.Context) ([]kv.Problem, error) {
 	problems, err := a.Control.Problems(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return append(problems, a.node.config.exposure().problems(a.node.identity.Node(), a.node.name())...), nil
+	self, name := a.node.identity.Node(), a.node.name()
+	problems = append(problems, a.node.config.exposure().problems(self, name)...)
+	if a.issued != nil && a.issued.EndsSoon() {
+		problems = append(problems, endingProblem(self, name, a.issued.Expires(), time.Now()))
+	}
+	return problems, nil
+}
+
+// endingProblem tells that a node's certificate ends, or has ended.
+func endingProblem(id kv.NodeID, name string, end, now time.Time) kv.Problem {
+	p := kv.Problem{
+		Code: "certificate-ends", Severity: kv.SeverityWarning, Node: id,
+		Summary: "node " + name + "'s certificate for the peer port ends at " + end.UTC().Format(time.RFC3339),
+		Help:    "renew the files of --peer-cert and --peer-key; they are read again within two seconds",
+	}
+	if now.After(end) {
+		p.Severity = kv.SeverityCritical
+		p.Summary = "node " + name + "'s certificate for the peer port ended at " + end.UTC().Format(time.RFC3339) + ": no new connection between it and others is made"
+	}
+	return p
 }

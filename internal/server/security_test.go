@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/quorate-db/quorate/internal/pki"
 	"github.com/quorate-db/quorate/kv"
@@ -15,6 +16,7 @@ func TestWebTLSThatIsNone(t *testing.T) {
 	for want, s := range map[string]Security{
 		"--tls-cert and --tls-key go together":       {Web: WebTLS{Cert: "c"}},
 		"--tls: the certificate is derived":          {Web: WebTLS{Cluster: true}},
+		"--tls: the certificate is derived from":     {Peer: pki.Files{Cert: "c", Key: "k", CA: "a"}, Web: WebTLS{Cluster: true}},
 		"--tls-ca: goes with":                        {Web: WebTLS{CA: "c"}},
 		"--tls-host: goes with":                      {Web: WebTLS{Hosts: []string{"h"}, Cert: "c", Key: "k"}},
 		"--tls-host \"\": want a name or an address": {Secrets: secrets, Web: WebTLS{Cluster: true, Hosts: []string{""}}},
@@ -44,6 +46,7 @@ func TestWebHosts(t *testing.T) {
 func TestBeyondLoopback(t *testing.T) {
 	secrets := []pki.Secret{pki.NewSecret()}
 	web := WebTLS{Cluster: true}
+	files := pki.Files{Cert: "c", Key: "k", CA: "a"}
 	for name, c := range map[string]struct {
 		security Security
 		auth     bool
@@ -63,6 +66,11 @@ func TestBeyondLoopback(t *testing.T) {
 		"secret, auth, TLS":     {security: Security{Secrets: secrets, Web: web}, auth: true},
 		"all, and insecure too": {security: Security{Secrets: secrets, Web: web, Insecure: true}, auth: true},
 		"secret and file":       {security: Security{Secrets: secrets, SecretFile: "f"}, clients: "give one of them", peers: "give one of them"},
+		"certificates":          {security: Security{Peer: files}, clients: "--auth"},
+		"one of three":          {security: Security{Peer: pki.Files{Cert: "c"}}, clients: "go together", peers: "go together"},
+		"two of three":          {security: Security{Peer: pki.Files{Cert: "c", Key: "k"}}, clients: "go together", peers: "go together"},
+		"both":                  {security: Security{Peer: files, Secrets: secrets}, clients: "one or the other", peers: "one or the other"},
+		"both, in a file":       {security: Security{Peer: files, SecretFile: "f"}, clients: "one or the other", peers: "one or the other"},
 	} {
 		config := func(http, peer string) Config {
 			out := validConfig()
@@ -123,6 +131,19 @@ func TestExposureIsSaid(t *testing.T) {
 			if !strings.Contains(told, want) || !strings.Contains(log.String(), want) {
 				t.Errorf("%s: %q is not in %s\nor not in %s", name, want, told, log.String())
 			}
+		}
+	}
+}
+
+func TestEndingProblem(t *testing.T) {
+	end := time.Now()
+	for _, c := range []struct {
+		now      time.Time
+		severity kv.Severity
+		says     string
+	}{{end.Add(-time.Hour), kv.SeverityWarning, " ends at "}, {end.Add(time.Hour), kv.SeverityCritical, " ended at "}} {
+		if p := endingProblem(1, "a", end, c.now); p.Severity != c.severity || !strings.Contains(p.Summary, c.says) {
+			t.Errorf("%+v", p)
 		}
 	}
 }

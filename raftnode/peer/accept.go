@@ -3,6 +3,7 @@ package peer
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -19,31 +20,18 @@ type door struct {
 	greeting int // of which still greet
 	newest   map[linkKey]*inConn
 
+	strangers int                    // connections of nodes not known to be members
+	crowds    map[netip.Prefix]crowd // by address
+
 	logSecond int64
 	logged    int
 }
 
-// admit takes a new connection in, if there is room.
-func (d *door) admit(l *Limits) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.inside >= l.Incoming || d.greeting >= l.Handshakes {
-		return false
-	}
-	d.inside++
-	d.greeting++
-	return true
-}
-
-func (d *door) greeted() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.greeting--
-}
-
 // enter makes c the connection of its peer and class, and gives the one that it
-// replaces: a node has one, so the older is dead or dying.
+// replaces: a node has one, so the older is dead or dying. A stranger who says that he
+// is a member's node replaces nothing.
 func (d *door) enter(c *inConn) *inConn {
+	member := c.isMember()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.newest == nil {
@@ -51,6 +39,9 @@ func (d *door) enter(c *inConn) *inConn {
 	}
 	key := linkKey{c.peer, c.wire.class}
 	old := d.newest[key]
+	if old != nil && old.member.Load() && !member {
+		return nil
+	}
 	d.newest[key] = c
 	return old
 }
@@ -106,14 +97,19 @@ func (t *TCP) accept() {
 
 // receive gives a new connection its goroutine.
 func (t *TCP) receive(conn net.Conn) {
-	if !t.door.admit(&t.opts.Limits) {
+	from := addressOf(conn)
+	if !t.door.admit(&t.opts.Limits, from) {
 		t.refused(conn, "limit", errors.New("too many connections"))
 		_ = conn.Close()
 		return
 	}
-	if !t.spawn(func() { t.welcome(conn) }) {
-		t.door.greeted()
+	if !t.spawn(func() {
+		defer t.door.gone(from)
+		t.welcome(conn)
+	}) {
+		t.door.greeted(conn)
 		t.door.leave(nil)
+		t.door.gone(from)
 		_ = conn.Close()
 	}
 }
@@ -135,11 +131,11 @@ func (t *TCP) welcome(conn net.Conn) {
 		}
 		t.turnAway(conn, err)
 		release()
-		t.door.greeted()
+		t.door.greeted(conn)
 		t.door.leave(nil)
 		return
 	}
-	t.door.greeted()
+	t.door.greeted(conn)
 	c := newInConn(t, w, hello)
 	t.ins.add(c)
 	release()
@@ -158,8 +154,11 @@ func (t *TCP) welcome(conn net.Conn) {
 	t.opts.Hooks.Closed(hello.class, true, err)
 	t.ins.remove(c)
 	t.door.leave(c)
-	if errors.Is(err, errMalformed) {
+	switch {
+	case errors.Is(err, errMalformed):
 		t.refused(conn, "malformed", err)
+	case errors.Is(err, errCrowded):
+		t.refused(conn, "limit", err)
 	}
 	if !hello.byAddress && c.member.Load() {
 		t.judgeEnd(c.peer, true, err)

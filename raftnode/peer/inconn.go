@@ -68,10 +68,16 @@ func (c *inConn) serve() error {
 
 func (c *inConn) read() error {
 	tally := 0
+	g := guest{door: &c.tcp.door}
+	defer g.leave()
 	for {
-		limit := frameStrangerMax
+		limit := kv.FrameBytesMax
 		if c.isMember() {
-			limit = kv.FrameBytesMax
+			g.leave()
+		} else if err := g.stay(c.tcp.ctx, &c.tcp.opts.Limits); err != nil {
+			return err
+		} else {
+			limit = frameStrangerMax
 		}
 		h, payload, err := c.wire.next(limit, &tally)
 		if err != nil {
@@ -83,8 +89,9 @@ func (c *inConn) read() error {
 				return err
 			}
 		case kindPing:
-			h.kind = kindPong
-			c.answer(h, nil)
+			if err := c.pong(h); err != nil {
+				return err
+			}
 		case kindClose:
 			return goodbye(h, payload)
 		default:
@@ -113,24 +120,18 @@ func (c *inConn) request(h frameHeader, payload []byte) error {
 	case handler == nil:
 		r.reply(nil, kv.Errorf(kv.CodeInvalid, kv.OutcomeNotApplied, "method %d is not served by node %s", m, c.tcp.opts.Self))
 	default:
-		handler(c.peer, payload, r.reply)
+		return c.call(handler, r, payload)
 	}
 	return nil
 }
 
 // enter lists a request, after waiting for room.
 func (c *inConn) enter(r *incoming) error {
-	limits := &c.tcp.opts.Limits
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for c.count >= limits.InFlight || c.wire.queuedBytes() > limits.AnswersPause {
-		if c.wire.closed() {
-			return errWireClosed
-		}
-		c.stalled = true
-		c.room.Wait()
+	if err := c.awaitRoomLocked(); err != nil {
+		return err
 	}
-	c.stalled = false
 	r.next, r.listed = c.head, true
 	if c.head != nil {
 		c.head.prev = r

@@ -190,7 +190,7 @@ func rawDial(t testing.TB, address string) *rawConn {
 	}
 	t.Cleanup(func() { _ = conn.Close() })
 	_ = conn.SetDeadline(time.Now().Add(patience))
-	return &rawConn{conn, bufio.NewReader(conn)}
+	return newRawConn(conn)
 }
 
 func (c *rawConn) send(t testing.TB, data []byte) {
@@ -268,3 +268,5 @@ func mute(t testing.TB, n *Loopback, id kv.NodeID) <-chan *rawConn {
 	})
 	return conns
 }
+
+func newRawConn(conn net.Conn) *rawConn { return &rawConn{conn, bufio.NewReader(conn)} }

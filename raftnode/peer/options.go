@@ -53,10 +53,14 @@ type Timing struct {
 
 // Limits bounds what a TCP mesh holds.
 type Limits struct {
-	QueueBytes   int // requests that wait to be written, per connection; 32 MiB. One frame always fits.
-	Calls        int // requests without an answer, per outgoing connection; 16384
-	Incoming     int // connections accepted, with those that are being replaced; 1024
-	Handshakes   int // of which still greet; 64
+	QueueBytes int // requests that wait to be written, per connection; 32 MiB. One frame always fits.
+	Calls      int // requests without an answer, per outgoing connection; 16384
+	Incoming   int // connections accepted, with those that are being replaced; 1024
+	Handshakes int // of which still greet; 128
+	Strangers  int // of which are of nodes not known to be members of the cluster; 128
+	// Of one address (of one /64 in IPv6).
+	IncomingPerAddress, HandshakesPerAddress int // 512, 64
+
 	InFlight     int // requests unanswered by handlers, per incoming connection; 4096
 	AnswersPause int // bytes of answers that wait at which requests are read no further; 32 MiB
 	AnswersMax   int // at which the connection is given up; 256 MiB
@@ -116,7 +120,10 @@ func (o *Options) setDefaults() {
 	orDefault(&l.QueueBytes, 32<<20)
 	orDefault(&l.Calls, 16384)
 	orDefault(&l.Incoming, 1024)
-	orDefault(&l.Handshakes, 64)
+	orDefault(&l.Handshakes, 128)
+	orDefault(&l.Strangers, 128)
+	orDefault(&l.IncomingPerAddress, 512)
+	orDefault(&l.HandshakesPerAddress, 64)
 	orDefault(&l.InFlight, 4096)
 	orDefault(&l.AnswersPause, 32<<20)
 	orDefault(&l.AnswersMax, 256<<20)

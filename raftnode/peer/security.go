@@ -36,6 +36,17 @@ type Secured interface {
 type Claim struct {
 	Node    kv.NodeID
 	Cluster string // "" = in no cluster yet
+	// Shared: the proof is good for every node of a cluster, whatever its id. Node may
+	// be 0 then, and Cluster says nothing: who of them it is the greeting says alone.
+	Shared bool
+}
+
+// covers reports whether a greeting's words are what was proved.
+func (p Claim) covers(node kv.NodeID, cluster string) bool {
+	if p.Shared {
+		return p.Node == 0 || p.Node == node
+	}
+	return p.Node == node && p.Cluster == cluster
 }
 
 // Standing says what is to become of a connection.
@@ -49,14 +60,14 @@ const (
 	Revoked
 )
 
-var errRevoked = errors.New("it was made with a cluster secret that does not count any more")
+var errRevoked = errors.New("it was made with a cluster secret or certificate that does not count any more")
 
 // secure secures a new connection, if this mesh does that.
 func (t *TCP) secure(ctx context.Context, conn net.Conn, cluster string, dialled bool) (net.Conn, error) {
 	if t.opts.Security == nil {
 		return conn, nil
 	}
-	s, err := t.opts.Security.Handshake(ctx, conn, Claim{t.opts.Self, cluster}, dialled)
+	s, err := t.opts.Security.Handshake(ctx, conn, Claim{Node: t.opts.Self, Cluster: cluster}, dialled)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +81,7 @@ func judgeClaim(conn net.Conn, g *greeting) *refusalError {
 	if !ok {
 		return nil
 	}
-	if p := s.Peer(); p.Node != g.self || p.Cluster != g.cluster {
+	if p := s.Peer(); !p.covers(g.self, g.cluster) {
 		return &refusalError{reason: refuseCertificate, by: g.self, text: "the greeting says node " + g.self.String() +
 			ofCluster(g.cluster) + ", the certificate node " + p.Node.String() + ofCluster(p.Cluster)}
 	}
@@ -107,7 +118,7 @@ func (t *TCP) turnAway(conn net.Conn, err error) {
 	if errors.As(err, &odd) && bytes.HasPrefix(odd.Instead(), []byte(greetingMagic)) {
 		answer := t.greeting(greetRefusal, "")
 		answer.refusal, answer.advertise = refuseSecurity, "" // anyone reads it
-		answer.text = "node " + t.opts.Self.String() + " has a cluster secret and the dialler has none"
+		answer.text = "node " + t.opts.Self.String() + " secures its connections (a cluster secret, or certificates) and the dialler does not"
 		_, _ = conn.Write(appendGreeting(nil, answer))
 	}
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {

@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,6 +31,7 @@ type devRun struct {
 	lines chan string // of standard output; closed at its end
 	pids  []int       // of the nodes, as the table says
 	temp  string      // its TMPDIR
+	https bool        // it was started with --tls
 
 	mu     sync.Mutex
 	stderr bytes.Buffer
@@ -53,7 +56,7 @@ const devPeerOffset = 100
 // startDev starts `quorate dev` in a process group of its own, as a shell does.
 func startDev(t *testing.T, port int, args ...string) *devRun {
 	t.Helper()
-	d := &devRun{port: port, lines: make(chan string, 64), temp: t.TempDir()}
+	d := &devRun{port: port, lines: make(chan string, 64), temp: t.TempDir(), https: slices.Contains(args, "--tls")}
 	d.cmd = exec.Command(binary(t), append([]string{"dev", "--port", strconv.Itoa(port)}, args...)...)
 	d.cmd.Env = append(os.Environ(), "TMPDIR="+d.temp)
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -83,7 +86,7 @@ func startDev(t *testing.T, port int, args ...string) *devRun {
 	return d
 }
 
-var devRow = regexp.MustCompile(`^node(\d+) +(\d+) +http://127\.0\.0\.1:(\d+) +\S+/node(\d+)\.log$`)
+var devRow = regexp.MustCompile(`^node(\d+) +(\d+) +https?://127\.0\.0\.1:(\d+) +\S+/node(\d+)\.log$`)
 
 // waitReady reads the table and the line that says that the cluster is ready, and
 // holds both to their form.
@@ -91,7 +94,7 @@ func (d *devRun) waitReady(t *testing.T, nodes, shards, factor int) {
 	t.Helper()
 	timeout := time.NewTimer(proc.WaitMax)
 	defer timeout.Stop()
-	want := fmt.Sprintf("cluster ready: %d nodes, %d shards, replication factor %d, http://127.0.0.1:%d", nodes, shards, factor, d.port)
+	want := fmt.Sprintf("cluster ready: %d nodes, %d shards, replication factor %d, %s", nodes, shards, factor, d.url(1, ""))
 	var read []string
 	for {
 		select {
@@ -147,7 +150,11 @@ func (d *devRun) wait(t *testing.T) int {
 }
 
 func (d *devRun) url(node int, path string) string {
-	return fmt.Sprintf("http://127.0.0.1:%d%s", d.port+node-1, path)
+	scheme := "http"
+	if d.https {
+		scheme = "https"
+	}
+	return fmt.Sprintf("%s://127.0.0.1:%d%s", scheme, d.port+node-1, path)
 }
 
 // TestDev runs the default cluster, and ends it as Ctrl-C does: the whole
@@ -237,10 +244,11 @@ func TestDevKeepsData(t *testing.T) {
 }
 
 // TestDevKilled kills dev itself, which then cannot stop anybody: its nodes have to
-// notice.
+// notice. It serves HTTPS meanwhile, and says how to trust that.
 func TestDevKilled(t *testing.T) {
-	d := startDev(t, proc.FreePorts(t, 1, devPeerOffset), "--nodes", "1", "--shards", "1")
+	d := startDev(t, proc.FreePorts(t, 1, devPeerOffset), "--nodes", "1", "--shards", "1", "--tls")
 	d.waitReady(t, 1, 1, 1)
+	testDevTrust(t, d)
 	if err := d.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -253,6 +261,26 @@ func TestDevKilled(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+var devCert = regexp.MustCompile(`quorate (cert .*) > ca\.pem\n`)
+
+// testDevTrust does what dev says to be trusted.
+func testDevTrust(t *testing.T, d *devRun) {
+	proc.Eventually(t, proc.WaitMax, "dev says how to trust it", func(context.Context) error {
+		if !devCert.MatchString(d.said()) {
+			return fmt.Errorf("%q", d.said())
+		}
+		return nil
+	})
+	f := proc.Run(t, binary(t), "", strings.Fields(devCert.FindStringSubmatch(d.said())[1])...)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, []byte(f.Stdout), 0o600); err != nil || f.Code != 0 {
+		t.Fatalf("%+v, %v", f, err)
+	}
+	if f := proc.Run(t, binary(t), "", "health", "--endpoint", d.url(1, ""), "--ca-file", ca); f.Code != 0 {
+		t.Errorf("health: %+v", f)
+	}
 }
 
 // TestDevStoppedEarly ends dev before it is ready.
@@ -274,7 +302,7 @@ func TestDevUsage(t *testing.T) {
 	for _, test := range [][]string{
 		{"--nodes", "0"}, {"--nodes", "51"}, {"--nodes", "x"}, {"--port", "0"}, {"--port", "65500"},
 		{"--shards", "0"}, {"--shards", "-1"}, {"--shards", "100000"}, {"--nodes", "2", "--replication-factor", "3"},
-		{"--replication-factor", "-1"}, {"--no-such-flag"}, {"word"},
+		{"--replication-factor", "-1"}, {"--tls", "--insecure"}, {"--no-such-flag"}, {"word"},
 	} {
 		t.Run(strings.Join(test, " "), func(t *testing.T) {
 			got := proc.Run(t, binary(t), "", append([]string{"dev", "--port", "1"}, test...)...)

@@ -27,6 +27,7 @@ type Shape struct {
 	ReplicationFactor int
 	Spare             int // nodes that may be added later
 	DataDir           string
+	Plain             bool                             // no cluster secret
 	Zones             []string                         // of node i: Zones[(i-1) % len]; empty = none
 	Args              []string                         // for every node
 	NodeArgs          func(c *Cluster, i int) []string // for node i
@@ -66,7 +67,10 @@ func Describe(t testing.TB, binary string, s Shape) *Cluster {
 	c := &Cluster{Size: s.Nodes, room: room, DataDir: s.DataDir, stopped: map[int]int{}}
 	o := localcluster.Options{
 		Binary: binary, Nodes: s.Nodes, HTTPPort: first, PeerPort: first + room, DataDir: s.DataDir,
-		Shards: s.Shards, ReplicationFactor: s.ReplicationFactor, Zones: s.Zones, ExtraArgs: append([]string{"--cluster-secret-file", secretIn(t, s.DataDir)}, s.Args...),
+		Shards: s.Shards, ReplicationFactor: s.ReplicationFactor, Zones: s.Zones, ExtraArgs: s.Args,
+	}
+	if !s.Plain {
+		o.ExtraArgs = append([]string{"--cluster-secret-file", secretIn(t, s.DataDir)}, s.Args...)
 	}
 	if s.NodeArgs != nil {
 		o.NodeArgs = func(i int) []string { return s.NodeArgs(c, i) }

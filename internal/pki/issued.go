@@ -1,0 +1,223 @@
+package pki
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/quorate-db/quorate/kv"
+)
+
+// authorityFileBytesMax bounds what is read of a file of authorities.
+const authorityFileBytesMax = 1 << 20
+
+// Files are a node's certificate (with what is between it and its authority), its key,
+// and the authorities of all nodes, all PEM and of an operator's making.
+type Files struct{ Cert, Key, CA string }
+
+// Issued secures connections between nodes by certificates of an operator's making,
+// in files that may change. It is the alternative to a Keyring.
+//
+// An operator knows neither the ids of nodes nor that of the cluster when certificates
+// are made. So they hold a name that the operator gives the cluster, quorate://NAME/node,
+// the same on all nodes, and a node's id only if it pleases. Of which name the others
+// have to be is read from this node's own certificate: it must hold one anyway, and a
+// second place for it could only disagree.
+type Issued struct {
+	files   Files
+	log     *slog.Logger
+	now     func() time.Time
+	current atomic.Pointer[credentials]
+
+	failed string       // what was last wrong with the files; it is told once
+	warned *credentials // whose end was told of
+}
+
+// credentials are what was in the files at one time. They never change.
+type credentials struct {
+	own   *tls.Certificate
+	name  Name // in own
+	roots *x509.CertPool
+	sum   [sha256.Size]byte // of the files
+}
+
+// OpenIssued reads the files. It refuses a certificate that the other nodes would
+// refuse if they had the same authorities. now is the clock; nil: time.Now.
+func OpenIssued(files Files, log *slog.Logger, now func() time.Time) (*Issued, error) {
+	if now == nil {
+		now = time.Now
+	}
+	i := &Issued{files: files, log: log, now: now}
+	c, err := i.read()
+	if err != nil {
+		return nil, err
+	}
+	i.current.Store(c)
+	return i, nil
+}
+
+// Cluster gives the operator's name for the cluster.
+func (i *Issued) Cluster() string { return i.current.Load().name.Cluster }
+
+// Expires gives when this node's certificate does.
+func (i *Issued) Expires() time.Time { return i.current.Load().own.Leaf.NotAfter }
+
+// endsSoonMax is the most that a certificate's last part takes, in which it is called for.
+const endsSoonMax = 21 * 24 * time.Hour
+
+// EndsSoon reports whether this node's certificate is in the last quarter of its life,
+// or in its last three weeks if that is shorter, or has ended.
+func (i *Issued) EndsSoon() bool { return i.current.Load().endsSoon(i.now()) }
+
+func (c *credentials) endsSoon(now time.Time) bool {
+	leaf := c.own.Leaf
+	return now.After(leaf.NotAfter.Add(-min(leaf.NotAfter.Sub(leaf.NotBefore)/4, endsSoonMax)))
+}
+
+// For refuses to be another node than the certificate says, if it says one.
+func (i *Issued) For(node kv.NodeID) error {
+	return i.current.Load().isFor(node)
+}
+
+func (c *credentials) isFor(node kv.NodeID) error {
+	if id := c.name.Node; id != 0 && id != node {
+		return fmt.Errorf("this node's certificate is for node %s, and this is node %s", id, node)
+	}
+	return nil
+}
+
+// Look reads the files once and takes over what has changed. Files that do not fit
+// together, as when one of them has been replaced so far, change nothing.
+func (i *Issued) Look() {
+	i.follow()
+	if c := i.current.Load(); c != i.warned && c.endsSoon(i.now()) {
+		i.warned = c
+		i.log.Warn("this node's certificate for the peer port ends soon, and with it new connections", "file", i.files.Cert, "until", c.own.Leaf.NotAfter.UTC())
+	}
+}
+
+func (i *Issued) follow() {
+	before := i.current.Load()
+	c, err := i.read()
+	if err == nil && c.sum == before.sum {
+		i.failed = ""
+		return
+	}
+	if err == nil && c.name.Cluster != before.name.Cluster {
+		err = fmt.Errorf("%s: the certificate names cluster %s, this node runs in %s: that changes by a restart only",
+			i.files.Cert, quoted(c.name.Cluster), quoted(before.name.Cluster))
+	}
+	if err != nil {
+		if text := err.Error(); text != i.failed {
+			i.failed = text
+			i.log.Error("cannot use the files of certificates for the peer port; what was read before goes on", "err", err)
+		}
+		return
+	}
+	i.failed = ""
+	i.current.Store(c)
+	i.log.Info("certificates for the peer port changed", "name", c.name.String(), "until", c.own.Leaf.NotAfter.UTC())
+}
+
+func (i *Issued) read() (*credentials, error) {
+	own, pairSum, err := readPair(i.files.Cert, i.files.Key, i.now())
+	if err != nil {
+		return nil, err
+	}
+	roots, rootSum, err := readAuthorities(i.files.CA)
+	if err != nil {
+		return nil, err
+	}
+	c := &credentials{own: own, roots: roots, sum: sha256.Sum256(append(pairSum[:], rootSum[:]...))}
+	if c.name, err = issuedNameIn(own.Leaf); err != nil {
+		return nil, fmt.Errorf("%s: %w", i.files.Cert, err)
+	}
+	chain, err := parseAll(own.Certificate)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", i.files.Cert, err)
+	}
+	// Every node dials and is dialled.
+	for _, end := range []struct {
+		usage x509.ExtKeyUsage
+		does  string
+	}{{x509.ExtKeyUsageServerAuth, "accept"}, {x509.ExtKeyUsageClientAuth, "dial"}} {
+		if _, err := c.check(chain, end.usage, i.now()); err != nil {
+			return nil, fmt.Errorf("%s, as a node's to %s connections: %w", i.files.Cert, end.does, err)
+		}
+	}
+	return c, nil
+}
+
+func parseAll(ders [][]byte) ([]*x509.Certificate, error) {
+	certs := make([]*x509.Certificate, 0, len(ders))
+	for _, der := range ders {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, cert)
+	}
+	return certs, nil
+}
+
+// readAuthorities reads a file of authorities, each of which must be one, and gives a
+// checksum of it too.
+func readAuthorities(path string) (*x509.CertPool, [sha256.Size]byte, error) {
+	var none [sha256.Size]byte
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, none, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, authorityFileBytesMax+1))
+	if err != nil {
+		return nil, none, err
+	}
+	if len(text) > authorityFileBytesMax {
+		return nil, none, fmt.Errorf("%s: larger than %d bytes", path, authorityFileBytesMax)
+	}
+	pool, err := parseAuthorities(text)
+	if err != nil {
+		return nil, none, fmt.Errorf("%s: %w", path, err)
+	}
+	return pool, sha256.Sum256(text), nil
+}
+
+func parseAuthorities(text []byte) (*x509.CertPool, error) {
+	pool := x509.NewCertPool()
+	n := 0
+	for rest := text; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			if bytes.Contains(rest, []byte("-----BEGIN")) {
+				return nil, fmt.Errorf("what follows certificate %d is damaged", n)
+			}
+			break
+		}
+		n++
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("there is a %s in it: only certificates of authorities belong there", clip(block.Type))
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %d: %w", n, err)
+		}
+		if !cert.IsCA {
+			return nil, fmt.Errorf("certificate %d, %s, is not an authority's", n, quoted(cert.Subject.String()))
+		}
+		pool.AddCert(cert)
+	}
+	if n == 0 {
+		return nil, errors.New("there is no certificate in it")
+	}
+	return pool, nil
+}
