@@ -82,7 +82,7 @@ func (a *agent) tidy(ctx context.Context) {
 // (the simulator found it). What a replica was made for is acknowledged before it is
 // made, so a state that has all that was acknowledged by now knows of it.
 func (a *agent) destroyStrays(ctx context.Context, states []ReplicaState, once *onceLog) {
-	if len(a.strays(states)) == 0 {
+	if len(a.strays(a.machine.State(), states)) == 0 {
 		return
 	}
 	readCtx, cancel := context.WithTimeout(ctx, a.opts.Tuning.StepTimeout)
@@ -92,7 +92,7 @@ func (a *agent) destroyStrays(ctx context.Context, states []ReplicaState, once *
 		return // tidy comes again
 	}
 	state := a.machine.State()
-	for _, s := range a.strays(states) {
+	for _, s := range a.strays(state, states) {
 		id := s.Status.ID
 		stepCtx, cancel := context.WithTimeout(ctx, a.opts.Tuning.StepTimeout)
 		err := a.destroy(stepCtx, state, id)
@@ -111,9 +111,8 @@ func (a *agent) destroyStrays(ctx context.Context, states []ReplicaState, once *
 	}
 }
 
-// strays gives the local replicas that look like strays by what this node has applied.
-func (a *agent) strays(states []ReplicaState) []ReplicaState {
-	state := a.machine.State()
+// strays gives the local replicas that look like strays by a meta state.
+func (a *agent) strays(state *State, states []ReplicaState) []ReplicaState {
 	var out []ReplicaState
 	for _, s := range states {
 		if s.Status.ID.Shard != kv.MetaShard && a.stray(state, s, states) {
