@@ -403,7 +403,7 @@ func TestChangesAtRandom(t *testing.T) {
 			}
 		}
 		m := NewMachine()
-		if err := m.Restore(bytes.NewReader(imageOf(t, d.m))); err != nil {
+		if err := restore(m, bytes.NewReader(imageOf(t, d.m))); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.Equal(digestOf(t, m), digestOf(t, d.m)) {

@@ -30,7 +30,7 @@ const (
 // Image is the state at one applied index, to be written to a snapshot.
 type Image interface {
 	Applied() kv.Applied
-	// WriteTo writes what Machine.Restore reads.
+	// WriteTo writes what Machine.Stage reads.
 	WriteTo(w io.Writer) (int64, error)
 	Close() error
 }
@@ -88,18 +88,39 @@ func (m *Machine) Digest() ([]byte, error) {
 	return data[len(data)-sha256.Size:], nil
 }
 
-// Restore replaces the state by an image. The whole of it is checked first; on
-// error the old state stays. An image at or below the applied index is refused
-// (DESIGN §9 rule 4).
-func (m *Machine) Restore(r io.Reader) error {
+// Staged is an image that was read and checked, but is not the state of a machine yet.
+type Staged interface {
+	// Applied tells where in the log the image stands.
+	Applied() kv.Applied
+	// Install replaces the state by the image. One at or below the applied index is
+	// refused (DESIGN §9 rule 4).
+	Install() error
+	Close() error
+}
+
+type staged struct {
+	m    *Machine
+	next *version
+}
+
+// Stage reads an image and checks the whole of it. The machine stays as it is, and
+// Apply may run meanwhile.
+func (m *Machine) Stage(r io.Reader) (Staged, error) {
 	next, err := decodeImage(r)
 	if err != nil {
-		return fmt.Errorf("meta snapshot: %w", err)
+		return nil, fmt.Errorf("meta snapshot: %w", err)
 	}
-	if applied := m.Applied().Index; next.applied.Index <= applied {
-		return fmt.Errorf("meta snapshot: its index %d is not above the applied index %d", next.applied.Index, applied)
+	return staged{m, next}, nil
+}
+
+func (s staged) Applied() kv.Applied { return s.next.applied }
+func (s staged) Close() error        { return nil }
+
+func (s staged) Install() error {
+	if applied := s.m.Applied().Index; s.next.applied.Index <= applied {
+		return fmt.Errorf("meta snapshot: its index %d is not above the applied index %d", s.next.applied.Index, applied)
 	}
-	m.publish(next, true)
+	s.m.publish(s.next, true)
 	return nil
 }
 

@@ -16,8 +16,8 @@ import (
 const CommandFormat = 1
 
 // Machine is the meta shard's state machine. It lives in memory: after a restart
-// the newest snapshot and the log bring it back. Apply, Image and Restore are for
-// one goroutine at a time; everything else is for any.
+// the newest snapshot and the log bring it back. Apply, Image and installing an
+// image are for one goroutine at a time; everything else is for any.
 type Machine struct {
 	current atomic.Pointer[version]
 

@@ -278,7 +278,7 @@ func TestImage(t *testing.T) {
 	data := imageOf(t, d.m)
 	m := NewMachine()
 	changed := m.Changed()
-	if err := m.Restore(bytes.NewReader(data)); err != nil {
+	if err := restore(m, bytes.NewReader(data)); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -289,7 +289,7 @@ func TestImage(t *testing.T) {
 	if !bytes.Equal(digestOf(t, m), digestOf(t, d.m)) || fmt.Sprint(m.Applied()) != fmt.Sprint(d.m.Applied()) {
 		t.Error("the restored machine differs")
 	}
-	if err := m.Restore(bytes.NewReader(data)); err == nil {
+	if err := restore(m, bytes.NewReader(data)); err == nil {
 		t.Error("an image at the applied index was accepted")
 	}
 	// Both go on alike.
@@ -310,14 +310,14 @@ func TestDamagedImagesAreRefused(t *testing.T) {
 	for i := range data {
 		flipped := slices.Clone(data)
 		flipped[i] ^= 1 << (i % 8)
-		if err := m.Restore(bytes.NewReader(flipped)); err == nil {
+		if err := restore(m, bytes.NewReader(flipped)); err == nil {
 			t.Fatalf("byte %d flipped: accepted", i)
 		}
-		if err := m.Restore(bytes.NewReader(data[:i])); err == nil {
+		if err := restore(m, bytes.NewReader(data[:i])); err == nil {
 			t.Fatalf("cut at %d: accepted", i)
 		}
 	}
-	if err := m.Restore(bytes.NewReader(append(slices.Clone(data), 0))); err == nil {
+	if err := restore(m, bytes.NewReader(append(slices.Clone(data), 0))); err == nil {
 		t.Error("a trailing byte was accepted")
 	}
 	if m.Applied().Index != 0 || m.State().ClusterID() != "" {
@@ -342,7 +342,7 @@ func TestImagesOfImpossibleStatesAreRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := NewMachine().Restore(bytes.NewReader(data)); err == nil {
+		if err := restore(NewMachine(), bytes.NewReader(data)); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

@@ -137,7 +137,7 @@ func TestTokensAreInSnapshots(t *testing.T) {
 		t.Error("a release that knows no tokens would take this image")
 	}
 	restored := NewMachine()
-	if err := restored.Restore(&b); err != nil {
+	if err := restore(restored, &b); err != nil {
 		t.Fatal(err)
 	}
 	set := restored.State().Tokens()

@@ -98,7 +98,7 @@ func TestMapAgainstTwin(t *testing.T) {
 				}
 			case 1:
 				m := NewMachine()
-				if err := m.Restore(bytes.NewReader(imageOf(t, d.m))); err != nil {
+				if err := restore(m, bytes.NewReader(imageOf(t, d.m))); err != nil {
 					t.Fatal(err)
 				}
 				d.m = m

@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -140,7 +141,7 @@ func newBenchCluster(b *testing.B, shards int, onDisk bool) *benchCluster {
 // benchMachine is nullMachine with the rest of the interface.
 type benchMachine struct{ nullMachine }
 
-func (m *benchMachine) Restore(io.Reader) error { return nil }
+func (m *benchMachine) Stage(io.Reader) (Staged, error) { return nil, errors.ErrUnsupported }
 
 // leaders waits until every shard has one.
 func (c *benchCluster) leaders(shards int) []*Replica {

@@ -38,8 +38,8 @@
 //	    before the state, or contradicts it, is dropped; one that begins after it is
 //	    a failure. (Rules 3, 4)
 //	R10 The log is cut only up to an applied index that is flushed.
-//	R11 A snapshot is collected and checked completely before it touches the
-//	    replica; then Raft is stopped, the machine restored, and Raft started anew.
+//	R11 A snapshot is staged beside the machine's state while it arrives, and checked
+//	    completely; then Raft is stopped, the state replaced, and Raft started anew.
 //	    Raft itself never installs. A sender that falls silent blocks nobody, and no
 //	    stale last index survives. (Rule 4, hashicorp/raft #697)
 //	R12 A replica whose storage or machine failed is mute from that moment: no

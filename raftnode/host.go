@@ -60,9 +60,6 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 		timers:   map[*time.Timer]struct{}{},
 	}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
-	if err := h.prepareDir(); err != nil {
-		return nil, fmt.Errorf("raftnode: %w", err)
-	}
 	records, err := opts.Logs.Records()
 	if err != nil {
 		return nil, fmt.Errorf("raftnode: read the records: %w", err)
@@ -81,16 +78,6 @@ func Open(ctx context.Context, opts Options) (*Host, error) {
 	h.wg.Add(1)
 	go h.run()
 	return h, nil
-}
-
-// prepareDir makes the host's directories and removes what a crash left of
-// snapshots that were being received.
-func (h *Host) prepareDir() error {
-	staging := h.opts.FS.PathJoin(h.opts.Dir, "staging")
-	if err := h.opts.FS.RemoveAll(staging); err != nil {
-		return err
-	}
-	return h.opts.FS.MkdirAll(staging, 0o755)
 }
 
 // cleanSnapshots removes the snapshots of replicas that were destroyed, should a
@@ -113,10 +100,6 @@ func (h *Host) cleanSnapshots(records []StoredRecord) error {
 		}
 	}
 	return err
-}
-
-func (h *Host) stagePath(id kv.ServerID) string {
-	return h.opts.FS.PathJoin(h.opts.Dir, "staging", fmt.Sprintf("%s-%d", id.Shard, id.Incarnation))
 }
 
 func (h *Host) filesOf(id kv.ServerID) *snapshotFiles {

@@ -39,6 +39,7 @@ type testMachine struct {
 	state    testState
 	broken   error // what Apply answers from now on
 	rejected int
+	staging  int           // images that are being read, or are neither installed nor closed
 	hold     chan struct{} // Apply waits for it if not nil
 }
 
@@ -170,30 +171,64 @@ func (m *testMachine) Image() (Image, error) {
 	return &testImage{applied: m.state.Applied, data: data}, err
 }
 
-// Restore reads a length, a state, and padding.
-func (m *testMachine) Restore(r io.Reader) error {
+// Stage reads a length, a state, and padding.
+func (m *testMachine) Stage(r io.Reader) (_ Staged, err error) {
+	s := &testStaged{m: m}
+	m.countStaged(1)
+	defer func() {
+		if err != nil {
+			_ = s.Close()
+		}
+	}()
 	all, err := io.ReadAll(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(all) < 8 || binary.LittleEndian.Uint64(all) > uint64(len(all)-8) {
-		return errors.New("short image")
+		return nil, errors.New("short image")
 	}
-	var s testState
-	if err := json.Unmarshal(all[8:8+binary.LittleEndian.Uint64(all)], &s); err != nil {
-		return err
+	if err := json.Unmarshal(all[8:8+binary.LittleEndian.Uint64(all)], &s.state); err != nil {
+		return nil, err
 	}
-	m.mu.Lock()
-	if s.Applied.Index <= m.state.Applied.Index {
-		m.mu.Unlock()
-		return fmt.Errorf("image at %d, state at %d", s.Applied.Index, m.state.Applied.Index)
-	}
-	m.state = s
-	m.mu.Unlock()
-	return m.Flush()
+	return s, nil
 }
 
-// testImage pads itself to several chunks.
+func (m *testMachine) countStaged(n int) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.staging += n
+	return m.staging
+}
+
+type testStaged struct {
+	m      *testMachine
+	state  testState
+	closed bool
+}
+
+func (s *testStaged) Applied() kv.Applied { return s.state.Applied }
+
+func (s *testStaged) Close() error {
+	if !s.closed {
+		s.closed = true
+		s.m.countStaged(-1)
+	}
+	return nil
+}
+
+func (s *testStaged) Install() error {
+	_ = s.Close() // as what is installed need not be removed
+	s.m.mu.Lock()
+	if s.state.Applied.Index <= s.m.state.Applied.Index {
+		defer s.m.mu.Unlock()
+		return fmt.Errorf("image at %d, state at %d", s.state.Applied.Index, s.m.state.Applied.Index)
+	}
+	s.m.state = s.state
+	s.m.mu.Unlock()
+	return s.m.Flush()
+}
+
+// testImage pads itself to more chunks than a window has.
 type testImage struct {
 	applied kv.Applied
 	data    []byte
@@ -204,7 +239,7 @@ func (i *testImage) Close() error        { return nil }
 
 func (i *testImage) WriteTo(w io.Writer) (int64, error) {
 	out := binary.LittleEndian.AppendUint64(nil, uint64(len(i.data)))
-	out = append(append(out, i.data...), bytes.Repeat([]byte("pad"), 300<<10)...)
+	out = append(append(out, i.data...), bytes.Repeat([]byte("pad"), 1<<20)...)
 	n, err := w.Write(out)
 	return int64(n), err
 }

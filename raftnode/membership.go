@@ -17,6 +17,13 @@ import (
 // newest configuration in any case: without one it does not vote (R3).
 const promoteLagMax = 64
 
+// promoteWait is how long a learner that is asked for again every promotePoll may take
+// to come so far.
+const (
+	promoteWait = time.Second
+	promotePoll = 20 * time.Millisecond
+)
+
 // transfers is what a replica knows of leadership transfers that it asked for.
 type transfers struct {
 	change slot // one change of membership at a time
@@ -94,7 +101,7 @@ func (r *Replica) AddNonvoter(ctx context.Context, id kv.ServerID) error {
 }
 
 // Promote gives a member a vote. It refuses (kv.CodeUnavailable) while the member
-// does not answer or lags behind.
+// does not answer or lags behind, for promoteWait.
 func (r *Replica) Promote(ctx context.Context, id kv.ServerID) error {
 	if err := r.transfers.change.take(ctx); err != nil {
 		return r.errWaited(ctx, "another change of members is under way")
@@ -111,22 +118,44 @@ func (r *Replica) Promote(ctx context.Context, id kv.ServerID) error {
 	case m.Voter:
 		return nil
 	}
-	answer := make(chan termsAnswer, 1)
-	r.host.terms.ask(id, func(a termsAnswer) { answer <- a })
-	select {
-	case a := <-answer:
-		commit := inst.raft.CommitIndex()
-		behind := a.applied+promoteLagMax < commit || a.applied < r.machine.Applied().ConfigIndex
-		if !a.known || a.term != term || behind {
-			return withShard(r.id, kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied,
-				"promote %s: it has not caught up (answers: %t, term %d of %d, applied %d of %d)", id, a.known, a.term, term, a.applied, commit))
-		}
-	case <-ctx.Done():
-		return r.errWaited(ctx, "promote")
+	if err := r.awaitCaughtUp(ctx, inst, id, term); err != nil {
+		return err
 	}
 	return r.change(ctx, func(rf *raft.Raft, timeout time.Duration) raft.IndexFuture {
 		return rf.AddVoter(raftID(id), raftAddress(id), 0, timeout)
 	})
+}
+
+// awaitCaughtUp asks a member until it has nearly all that is committed. One that has
+// just installed a snapshot needs a moment for what was written meanwhile.
+func (r *Replica) awaitCaughtUp(ctx context.Context, inst *instance, id kv.ServerID, term uint64) error {
+	var lags error
+	for began := time.Now(); ; {
+		answer := make(chan termsAnswer, 1)
+		r.host.terms.ask(id, func(a termsAnswer) { answer <- a })
+		select {
+		case a := <-answer:
+			commit := inst.raft.CommitIndex()
+			if a.known && a.term == term && a.applied+promoteLagMax >= commit && a.applied >= r.machine.Applied().ConfigIndex {
+				return nil
+			}
+			lags = withShard(r.id, kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied,
+				"promote %s: it has not caught up (answers: %t, term %d of %d, applied %d of %d)", id, a.known, a.term, term, a.applied, commit))
+			if time.Since(began) >= promoteWait {
+				return lags
+			}
+		case <-ctx.Done():
+			if lags == nil {
+				lags = r.errWaited(ctx, "promote")
+			}
+			return lags
+		}
+		select {
+		case <-time.After(promotePoll):
+		case <-ctx.Done():
+			return lags
+		}
+	}
 }
 
 // Remove takes a member out. A leader that is to be removed hands leadership over

@@ -197,13 +197,15 @@ func (f *snapshotFiles) restoreOne(m StateMachine, index uint64) error {
 	if err != nil {
 		return err
 	}
-	if err := m.Restore(content); err != nil {
+	staged, err := m.Stage(content)
+	if err != nil {
 		return err
 	}
-	if got := m.Applied().Index; got != index {
+	defer func() { _ = staged.Close() }() // what was not installed is in memory only
+	if got := staged.Applied().Index; got != index {
 		return kv.Errorf(kv.CodeCorrupt, kv.OutcomeUnknown, "the snapshot named %d is of %d", index, got)
 	}
-	return nil
+	return staged.Install()
 }
 
 // checkSnapshot reads a whole file and gives its content only if it is whole.

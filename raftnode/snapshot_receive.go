@@ -1,13 +1,12 @@
 package raftnode
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
 	"time"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/quorate-db/quorate/kv"
 )
@@ -17,14 +16,14 @@ const (
 	// before it is given up, stagesMax how many a node receives at once.
 	stageIdle = 30 * time.Second
 	stagesMax = 4
-	// stageCallsMax bounds the messages of one that wait: there is one in flight,
-	// and a few late doubles.
-	stageCallsMax = 4
+	// stageCallsMax bounds the messages of one that wait: a window of them, and a few
+	// late doubles.
+	stageCallsMax = sendWindow + 4
 )
 
-// stage collects a snapshot in a file (R11). It has a goroutine, because a disk
-// may block, and ends when the state is installed, when the file turns out to be
-// wrong, or when the sender falls silent.
+// stage hands a snapshot on to the machine while it arrives (R11). It has a goroutine,
+// because a disk may block, and ends when the state is installed, when the snapshot
+// turns out to be wrong, or when the sender falls silent.
 type stage struct {
 	r      *Replica
 	stream uint64
@@ -34,11 +33,20 @@ type stage struct {
 	start  time.Time
 
 	// Of the goroutine only:
-	path    string
-	file    vfs.File
-	offset  uint64
-	sum     hash.Hash32
-	install chan error // not nil once the keeper has been asked to install
+	offset uint64
+	sum    hash.Hash32
+	whole  bool           // the last chunk was taken
+	pipe   *io.PipeWriter // to the machine
+	read   chan stageRead // what the machine made of it
+	staged Staged         // that, once it is there
+	// install is not nil once the keeper has been asked to install.
+	install chan error
+}
+
+// stageRead is what the machine made of a snapshot.
+type stageRead struct {
+	staged Staged
+	err    error
 }
 
 type stageCall struct {
@@ -109,7 +117,11 @@ func (r *Replica) stageChunk(call stageCall) error {
 func (s *stage) run() {
 	defer s.r.wg.Done()
 	defer s.r.host.stages.Release(1)
+	s.feed()
+	// A machine that does not read must not keep the replica from ending.
+	unblock := context.AfterFunc(s.r.ctx, func() { _ = s.pipe.CloseWithError(context.Canceled) }) // never fails
 	err := s.collect()
+	unblock()
 	s.r.mu.Lock()
 	s.r.stage = nil
 	s.r.mu.Unlock()
@@ -118,12 +130,38 @@ func (s *stage) run() {
 		call := <-s.calls
 		call.reply(chunkAnswer{}, kv.Errorf(kv.CodeConflict, kv.OutcomeNotApplied, "replica %s has given this snapshot up", s.r.id))
 	}
-	s.remove()
+	s.forget(err)
 	if err != nil {
 		s.r.log.Warn("could not install the state from the leader", "index", s.index, "bytes", s.offset, "err", err)
 	}
 	if hook := s.r.host.opts.Hooks.SnapshotReceived; hook != nil {
 		hook(s.r.id, int64(s.offset), time.Since(s.start), err)
+	}
+}
+
+// feed lets the machine read what arrives.
+func (s *stage) feed() {
+	var source *io.PipeReader
+	source, s.pipe = io.Pipe()
+	s.read = make(chan stageRead, 1)
+	go func() {
+		staged, err := s.r.machine.Stage(source)
+		_ = source.CloseWithError(errors.Join(err, io.ErrClosedPipe)) // never fails
+		s.read <- stageRead{staged, err}
+	}()
+}
+
+// forget waits for the machine and drops what was not installed.
+func (s *stage) forget(reason error) {
+	_ = s.pipe.CloseWithError(errors.Join(reason, io.ErrClosedPipe)) // never fails
+	if s.read != nil {
+		s.staged = (<-s.read).staged
+	}
+	if s.staged == nil {
+		return
+	}
+	if err := s.staged.Close(); err != nil {
+		s.r.log.Warn("could not remove a snapshot that was not installed", "err", err)
 	}
 }
 
@@ -140,15 +178,20 @@ func (s *stage) collect() error {
 			if err != nil {
 				return err
 			}
+		case read := <-s.read:
+			s.read = nil
+			if err := s.haveRead(read); err != nil {
+				return err
+			}
 		case err := <-s.install:
 			return err
 		case <-idle.C:
-			if s.install == nil {
+			if !s.whole {
 				return errors.New("the sender has fallen silent")
 			}
 		case <-s.r.ctx.Done():
 			if s.install != nil {
-				select { // the keeper may be reading the file
+				select { // the keeper may be installing
 				case <-s.install:
 				case <-s.r.kept:
 				}
@@ -160,69 +203,62 @@ func (s *stage) collect() error {
 
 // handle takes one chunk. An error ends the stage.
 func (s *stage) handle(c *chunk) (chunkAnswer, error) {
-	if s.install != nil {
+	next := chunkAnswer{status: chunkNext, offset: s.offset}
+	switch {
+	case c.index != s.index || c.terms != s.term:
+		return chunkAnswer{}, kv.Errorf(kv.CodeConflict, kv.OutcomeNotApplied, "replica %s receives the state at %d, not at %d", s.r.id, s.index, c.index)
+	case s.whole:
 		return chunkAnswer{status: chunkInstalling}, nil
+	case c.offset != s.offset:
+		// A double of what came before, or the one before this was lost.
+		return next, nil
 	}
-	if c.offset < s.offset {
-		// A double of what came before.
-		return chunkAnswer{status: chunkNext, offset: s.offset}, nil
+	_, _ = s.sum.Write(c.data) // never fails
+	if c.last && s.sum.Sum32() != c.sum {
+		return chunkAnswer{}, kv.Errorf(kv.CodeCorrupt, kv.OutcomeNotApplied, "checksum of the snapshot is %08x, want %08x", s.sum.Sum32(), c.sum)
 	}
-	if c.offset > s.offset || c.index != s.index || c.terms != s.term {
-		return chunkAnswer{}, kv.Errorf(kv.CodeConflict, kv.OutcomeNotApplied, "replica %s wants offset %d of the state at %d", s.r.id, s.offset, s.index)
+	if len(c.data) > 0 {
+		if _, err := s.pipe.Write(c.data); err != nil {
+			return chunkAnswer{}, kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied, "stage a snapshot: %w", err)
+		}
 	}
-	if err := s.add(c.data); err != nil {
-		return chunkAnswer{}, err
-	}
+	s.offset += uint64(len(c.data))
 	if !c.last {
-		return chunkAnswer{status: chunkNext, offset: s.offset}, nil
+		next.offset = s.offset
+		return next, nil
 	}
-	if got := s.sum.Sum32(); got != c.sum {
-		return chunkAnswer{}, kv.Errorf(kv.CodeCorrupt, kv.OutcomeNotApplied, "checksum of the snapshot is %08x, want %08x", got, c.sum)
-	}
-	s.install = make(chan error, 1)
-	job := func() { s.install <- s.r.install(s.index, s.term, io.NewSectionReader(s.file, 0, int64(s.offset))) }
-	if !s.r.tell(job) {
-		return chunkAnswer{}, s.r.errStopped()
-	}
+	s.whole = true
+	_ = s.pipe.Close() // never fails; only now does the machine see the end
 	return chunkAnswer{status: chunkInstalling}, nil
 }
 
-func (s *stage) add(data []byte) error {
-	if s.file == nil {
-		s.path = s.r.host.stagePath(s.r.id)
-		file, err := s.r.host.opts.FS.Create(s.path, WriteCategory)
-		if err != nil {
-			return kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied, "stage a snapshot: %w", err)
-		}
-		s.file = file
+// haveRead has the keeper install what the machine made of the snapshot.
+func (s *stage) haveRead(read stageRead) error {
+	s.staged = read.staged
+	switch {
+	case read.err != nil:
+		return read.err
+	case !s.whole:
+		return errors.New("the machine did not read the whole snapshot")
 	}
-	_, _ = s.sum.Write(data)     // never fails
-	n, err := s.file.Write(data) // may change data, which is ours
-	if err != nil {
-		return kv.Errorf(kv.CodeUnavailable, kv.OutcomeNotApplied, "stage a snapshot: %w", err)
+	if at := s.staged.Applied(); at.Index != s.index || at.Term != s.term {
+		return kv.Errorf(kv.CodeCorrupt, kv.OutcomeNotApplied, "the state is at %d of term %d, but %d of term %d was announced", at.Index, at.Term, s.index, s.term)
 	}
-	s.offset += uint64(n)
+	s.install = make(chan error, 1)
+	if !s.r.tell(func() { s.install <- s.r.install(s.staged) }) {
+		return s.r.errStopped()
+	}
 	return nil
 }
 
-// remove deletes the file. What a crash leaves behind is removed when the host
-// opens.
-func (s *stage) remove() {
-	if s.file == nil {
-		return
-	}
-	if err := errors.Join(s.file.Close(), s.r.host.opts.FS.Remove(s.path)); err != nil {
-		s.r.log.Warn("could not remove a staged snapshot", "path", s.path, "err", err)
-	}
-}
-
-// install replaces the state by a collected snapshot, with Raft stopped (R11).
+// install replaces the state by a snapshot that is staged, with Raft stopped (R11).
 // Only the keeper calls it. A crash at any point leaves the old state and its log,
 // or the new state and a log that start reconciles with it (R9).
-func (r *Replica) install(index, term uint64, content io.Reader) error {
+func (r *Replica) install(staged Staged) error {
 	if r.failure.Load() != nil {
 		return r.errStopped()
 	}
+	index := staged.Applied().Index
 	if r.machine.Applied().Index >= index {
 		return nil
 	}
@@ -232,7 +268,7 @@ func (r *Replica) install(index, term uint64, content io.Reader) error {
 	}
 	// Applies that were on their way have ended with Raft.
 	if r.machine.Applied().Index < index {
-		if err := r.restore(index, term, content); err != nil {
+		if err := r.restore(staged); err != nil {
 			r.runInstance()
 			return err
 		}
@@ -241,16 +277,9 @@ func (r *Replica) install(index, term uint64, content io.Reader) error {
 	return nil
 }
 
-func (r *Replica) restore(index, term uint64, content io.Reader) error {
-	if err := r.machine.Restore(content); err != nil {
+func (r *Replica) restore(staged Staged) error {
+	if err := staged.Install(); err != nil {
 		return fmt.Errorf("replica %s: restore: %w", r.id, err)
-	}
-	applied := r.machine.Applied()
-	if applied.Index != index || applied.Term != term {
-		err := kv.Errorf(kv.CodeCorrupt, kv.OutcomeUnknown, "replica %s: the state is at %d of term %d, but %d of term %d was announced",
-			r.id, applied.Index, applied.Term, index, term)
-		r.fail(replicaFailed, err)
-		return err
 	}
 	if r.record.Kind == InMemory {
 		if err := r.keepImage(); err != nil {
@@ -258,9 +287,10 @@ func (r *Replica) restore(index, term uint64, content io.Reader) error {
 			return err
 		}
 	}
+	applied := r.machine.Applied()
 	r.snaps.flushedTo(applied)
 	r.waiters.advance(applied.Index)
-	r.log.Info("installed the state from the leader", "index", index)
+	r.log.Info("installed the state from the leader", "index", applied.Index)
 	return nil
 }
 

@@ -15,6 +15,10 @@ import (
 )
 
 const (
+	// sendWindow is how many chunks of a snapshot are on their way at once: 2 MiB, which
+	// fills a network of 1 GiB/s with answers after 2 ms, and bounds what both ends
+	// hold of it.
+	sendWindow = 8
 	// chunkTimeout bounds one message of a snapshot, sendPatience how long a
 	// receiver may answer nothing useful, installPatience how long it may take to
 	// restore.
@@ -25,17 +29,32 @@ const (
 	// paceKeepAlive is how long the receiver may hear nothing while this node keeps to
 	// its limit; well below stageIdle.
 	paceKeepAlive = 5 * time.Second
-	installPoll   = 100 * time.Millisecond
+	installPoll   = 20 * time.Millisecond
 )
 
-// sending is one snapshot on its way to a follower. One message is in flight at a
-// time: at 256 KiB that fills a local network, and leaves room for others.
+// sending is one snapshot on its way to a follower. Chunks travel in a window, and the
+// receiver takes them in order. That nearly always works; where it does not, each
+// chunk that is not known to have arrived is sent again by itself.
 type sending struct {
-	r   *Replica
-	t   *transport
-	to  kv.ServerID
-	c   chunk
-	sum hash.Hash32
+	r    *Replica
+	t    *transport
+	to   kv.ServerID
+	sum  hash.Hash32
+	next chunk // what follows the window; without data
+
+	flight []flying // oldest first, at most sendWindow
+	spare  [][]byte // buffers that no chunk needs any more
+}
+
+// flying is a chunk whose answer has not been looked at.
+type flying struct {
+	c      chunk
+	answer <-chan chunkReply
+}
+
+type chunkReply struct {
+	chunkAnswer
+	err error
 }
 
 // sendSnapshot carries the state to a follower and returns when it is installed
@@ -44,10 +63,10 @@ type sending struct {
 func (r *Replica) sendSnapshot(t *transport, to kv.ServerID, m *raft.InstallSnapshotRequest, data io.Reader) (*raft.InstallSnapshotResponse, error) {
 	start := time.Now()
 	s := &sending{r: r, t: t, to: to, sum: castagnoli()}
-	s.c = chunk{term: m.Term, stream: rand.Uint64(), index: m.LastLogIndex, terms: m.LastLogTerm}
+	s.next = chunk{term: m.Term, stream: rand.Uint64(), index: m.LastLogIndex, terms: m.LastLogTerm}
 	answer, err := s.run(data)
 	if hook := r.host.opts.Hooks.SnapshotSent; hook != nil {
-		hook(r.id, to.Node, int64(s.c.offset), time.Since(start), err)
+		hook(r.id, to.Node, int64(s.next.offset), time.Since(start), err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("send the state at %d to %s: %w", m.LastLogIndex, to, err)
@@ -57,35 +76,116 @@ func (r *Replica) sendSnapshot(t *transport, to kv.ServerID, m *raft.InstallSnap
 	}
 	// It has the state at index, which is committed, so it agrees with this leader
 	// up to there, whatever its term is.
-	r.log.Info("a follower has installed the state", "to", to.Node, "index", m.LastLogIndex, "bytes", s.c.offset)
+	r.log.Info("a follower has installed the state", "to", to.Node, "index", m.LastLogIndex, "bytes", s.next.offset)
 	return &raft.InstallSnapshotResponse{Term: m.Term, Success: true}, nil
 }
 
+// run sends everything and gives the receiver's last word. The first chunk and the
+// last travel alone: one opens the snapshot at the receiver, the other ends it.
 func (s *sending) run(data io.Reader) (chunkAnswer, error) {
-	buf := make([]byte, snapshotChunkBytes)
-	for !s.c.last {
-		n, err := io.ReadFull(data, buf)
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-			s.c.last = true
-		case err != nil:
+	for {
+		c, err := s.read(data)
+		if err != nil {
 			return chunkAnswer{}, err
 		}
-		s.c.data = buf[:n]
-		_, _ = s.sum.Write(s.c.data) // never fails
-		if s.c.last {
-			s.c.sum = s.sum.Sum32()
+		room := sendWindow - 1
+		if c.last {
+			room = 0
 		}
-		if err := s.pace(n); err != nil {
-			return chunkAnswer{}, err
+		if answer, err := s.makeRoom(room); err != nil || answer.status != chunkNext {
+			return answer, err
 		}
-		answer, err := s.deliver()
+		if c.last || c.offset == 0 {
+			answer, err := s.deliver(&c)
+			if err != nil || answer.status != chunkNext {
+				return answer, err
+			}
+			s.spare = append(s.spare, c.data)
+			continue
+		}
+		s.launch(c)
+	}
+}
+
+// read gives the next chunk, no sooner than the node's limit allows.
+func (s *sending) read(data io.Reader) (chunk, error) {
+	c := s.next
+	buf := s.buffer()
+	n, err := io.ReadFull(data, buf)
+	switch {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		c.last = true
+	case err != nil:
+		return c, err
+	}
+	c.data = buf[:n]
+	_, _ = s.sum.Write(c.data) // never fails
+	if c.last {
+		c.sum = s.sum.Sum32()
+	}
+	s.next.offset += uint64(n)
+	return c, s.pace(n)
+}
+
+func (s *sending) buffer() []byte {
+	if n := len(s.spare); n > 0 {
+		buf := s.spare[n-1]
+		s.spare = s.spare[:n-1]
+		return buf[:snapshotChunkBytes]
+	}
+	return make([]byte, snapshotChunkBytes)
+}
+
+// launch sends a chunk and does not wait.
+func (s *sending) launch(c chunk) {
+	answer := make(chan chunkReply, 1)
+	s.flight = append(s.flight, flying{c, answer})
+	if s.t.mute.Load() > 0 {
+		answer <- chunkReply{err: errMute}
+		return
+	}
+	s.t.mesh.Send(s.to.Node, peer.MethodSnapshotChunk, s.encode(&c), time.Now().Add(chunkTimeout), func(data []byte, err error) {
+		reply := chunkReply{err: err}
+		if err == nil {
+			reply.chunkAnswer, reply.err = decodeChunkAnswer(data)
+		}
+		answer <- reply
+	})
+}
+
+// makeRoom waits until at most so many chunks are on their way, and if one was lost,
+// none: those behind it are refused, as would be any that follow.
+func (s *sending) makeRoom(room int) (chunkAnswer, error) {
+	for len(s.flight) > room {
+		answer, lost, err := s.land()
 		if err != nil || answer.status != chunkNext {
 			return answer, err
 		}
-		s.c.offset += uint64(n)
+		if lost {
+			room = 0
+		}
 	}
-	return chunkAnswer{}, errors.New("the receiver wants more than there is")
+	return chunkAnswer{status: chunkNext}, nil
+}
+
+// land waits until the receiver has the oldest chunk of the window, and tells whether
+// it had to be sent again.
+func (s *sending) land() (answer chunkAnswer, lost bool, err error) {
+	f := s.flight[0]
+	select {
+	case reply := <-f.answer:
+		answer = reply.chunkAnswer
+		if lost = reply.err != nil || answer.status == chunkNext && answer.offset < f.c.end(); lost {
+			if answer, err = s.deliver(&f.c); err != nil {
+				return answer, true, err
+			}
+		}
+		s.flight = append(s.flight[:0], s.flight[1:]...)
+		s.spare = append(s.spare, f.c.data)
+		return answer, lost, nil
+	case <-s.t.stop:
+		return chunkAnswer{}, false, raft.ErrTransportShutdown
+	}
 }
 
 // pace keeps to the node's limit for snapshots. A receiver that would otherwise
@@ -102,23 +202,21 @@ func (s *sending) pace(n int) error {
 			return raft.ErrTransportShutdown
 		}
 		if wait > paceKeepAlive {
-			empty := sending{r: s.r, t: s.t, to: s.to, c: s.c}
-			empty.c.data, empty.c.last, empty.c.sum = nil, false, 0
-			_, _ = empty.once() // the chunk itself finds out what is wrong
+			empty := s.next
+			_, _ = s.once(&empty) // the chunk itself finds out what is wrong
 		}
 	}
 	return nil
 }
 
-// deliver sends the current chunk until the receiver has it. After the last one
-// it asks until the state is installed.
-func (s *sending) deliver() (chunkAnswer, error) {
-	want := s.c.offset + uint64(len(s.c.data))
+// deliver sends a chunk until the receiver has it. After the last one it asks until
+// the state is installed.
+func (s *sending) deliver(c *chunk) (chunkAnswer, error) {
 	heard := time.Now()                      // the last answer of any kind
 	patience := time.Now().Add(sendPatience) // for progress
 	installing := false
 	for {
-		answer, err := s.once()
+		answer, err := s.once(c)
 		if err == nil {
 			heard = time.Now()
 		}
@@ -126,18 +224,20 @@ func (s *sending) deliver() (chunkAnswer, error) {
 		switch {
 		case err == nil && (answer.status == chunkHave || answer.status == chunkStale):
 			return answer, nil
-		case err == nil && answer.status == chunkInstalling && s.c.last:
+		case err == nil && answer.status == chunkInstalling && c.last:
 			if !installing {
 				installing, patience = true, time.Now().Add(installPatience)
 			}
 			wait = installPoll
-		case err == nil && answer.status == chunkNext && answer.offset == want && !s.c.last:
+		case err == nil && answer.status == chunkNext && answer.offset >= c.end() && !c.last:
 			return answer, nil
-		case err == nil && answer.offset != s.c.offset:
-			return answer, fmt.Errorf("the receiver is at %d, this is at %d", answer.offset, s.c.offset)
+		case err == nil && answer.status == chunkNext && answer.offset < c.offset:
+			return answer, fmt.Errorf("the receiver is at %d, which it had already: this is %d", answer.offset, c.offset)
+		case gaveUp(err):
+			return answer, err
 		}
 		if now := time.Now(); now.After(patience) || now.Sub(heard) > sendPatience {
-			return answer, fmt.Errorf("no progress at %d: %w", s.c.offset, err)
+			return answer, fmt.Errorf("no progress at %d: the receiver is at %d, %v", c.offset, answer.offset, err)
 		}
 		select {
 		case <-time.After(wait):
@@ -147,9 +247,16 @@ func (s *sending) deliver() (chunkAnswer, error) {
 	}
 }
 
-func (s *sending) once() (chunkAnswer, error) {
-	req := s.c.encode(envelope{from: s.r.id, to: s.to})
-	data, err := s.t.call(peer.MethodSnapshotChunk, s.to, req, chunkTimeout)
+// gaveUp: the receiver has dropped what it had of this snapshot, or does not want it.
+func gaveUp(err error) bool {
+	code := kv.CodeOf(err)
+	return err != nil && (code == kv.CodeConflict || code == kv.CodeCorrupt)
+}
+
+func (s *sending) encode(c *chunk) []byte { return c.encode(envelope{from: s.r.id, to: s.to}) }
+
+func (s *sending) once(c *chunk) (chunkAnswer, error) {
+	data, err := s.t.call(peer.MethodSnapshotChunk, s.to, s.encode(c), chunkTimeout)
 	if err != nil {
 		return chunkAnswer{}, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -73,8 +74,8 @@ func TestLaggingFollowerGetsTheState(t *testing.T) {
 				c.up(slow)
 				c.mustPut(c.leader(), "last", "1")
 				c.converged()
-				if names, _ := c.nodes[slow].fs.List("raft/staging"); len(names) > 0 {
-					t.Fatalf("staged files are left: %v", names)
+				if n := machineOf(c.replica(slow)).countStaged(0); n > 0 {
+					t.Fatalf("%d staged images are left", n)
 				}
 			})
 		})
@@ -164,13 +165,62 @@ func TestSilentSender(t *testing.T) {
 			return r.Status().Term > l.Status().Term || r.Status().Role != kv.RoleFollower
 		})
 		pause(stageIdle + sendPatience)
-		if names, _ := c.nodes[slow].fs.List("raft/staging"); len(names) > 0 {
-			t.Fatalf("staged files are left: %v", names)
+		if n := machineOf(c.replica(slow)).countStaged(0); n > 0 {
+			t.Fatalf("%d staged images are left", n)
 		}
 		g.set(func() { g.drop = nil })
 		c.net.Heal()
 		c.putSomewhere("k", "w")
 		c.converged()
+	})
+}
+
+// Chunks travel in a window. One that is lost on the way is sent again, with those
+// behind it, and nothing twice that arrived in order.
+func TestLostChunkIsSentAgain(t *testing.T) {
+	gates, setup := gated()
+	bubbleWith(t, 3, Durable, setup, func(c *testCluster) {
+		l := c.leader()
+		slow := l.id.Node%3 + 1
+		c.net.Isolate(slow, true)
+		c.mustPut(l, "k", "v")
+		c.cutLog()
+		const lost = 3 * snapshotChunkBytes
+		var mu sync.Mutex
+		sent := map[uint64]int{} // by offset
+		g := gates[l.id.Node]
+		g.set(func() {
+			g.drop = func(_ kv.NodeID, m peer.Method, req []byte) bool {
+				if m != peer.MethodSnapshotChunk {
+					return false
+				}
+				in := wireReader{rest: req}
+				in.envelope()
+				ck, err := in.decodeChunk()
+				if err != nil {
+					t.Error(err)
+					return false
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				sent[ck.offset]++
+				return ck.offset == lost && sent[lost] == 1
+			}
+		})
+		c.net.Heal()
+		c.until("installed", time.Minute, func() bool { return machineOf(c.replica(slow)).get("k") == "v" })
+		mu.Lock()
+		defer mu.Unlock()
+		const behind = sendWindow - 1
+		for at, n := range sent {
+			switch i := int(at/snapshotChunkBytes) - lost/snapshotChunkBytes; {
+			case i < 0 && n != 1, i == 0 && n != 2, i > 0 && i <= behind && n > 2, i > behind && int(at/snapshotChunkBytes) < len(sent)-1 && n != 1:
+				t.Errorf("the chunk at %d was sent %d times", at, n)
+			}
+		}
+		if len(sent) < sendWindow+2 {
+			t.Errorf("%d chunks: nothing is tested", len(sent))
+		}
 	})
 }
 

@@ -22,6 +22,9 @@ type chunk struct {
 	data   []byte
 }
 
+// end is the offset of what follows the chunk.
+func (c *chunk) end() uint64 { return c.offset + uint64(len(c.data)) }
+
 func (c *chunk) encode(e envelope) []byte {
 	out := e.append(make([]byte, 0, len(c.data)+128))
 	for _, v := range [...]uint64{c.term, c.stream, c.index, c.terms, c.offset} {

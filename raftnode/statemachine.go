@@ -14,8 +14,9 @@ import (
 // first.
 var ErrGone = errors.New("the replica's state is no longer its own")
 
-// StateMachine is what a replica applies its log to. Apply, Image and Restore
-// are called from one goroutine at a time; Applied may be called from any.
+// StateMachine is what a replica applies its log to. Apply, Image and
+// Staged.Install are called from one goroutine at a time; Applied and Stage may be
+// called from any, and Stage takes as long as its source.
 type StateMachine interface {
 	// Apply applies entries in order of index, their effects and the new applied
 	// index as one atomic batch, and answers each. Entries at or below the
@@ -36,18 +37,28 @@ type StateMachine interface {
 	// cheap: no copy. Apply may run while the image is written.
 	Image() (Image, error)
 
-	// Restore replaces the whole state by the image read from r. It is checked
-	// completely before anything becomes visible, durable when Restore returns,
-	// and leaves the old state alone on error. An image at or below the applied
-	// index is refused (DESIGN §9 rule 4).
-	Restore(r io.Reader) error
+	// Stage reads an image to the end of r and checks it completely. Nothing of it is
+	// visible before Staged.Install.
+	Stage(r io.Reader) (Staged, error)
+}
+
+// Staged is an image beside the state of a machine, ready to replace it.
+type Staged interface {
+	// Applied tells where in the log the image stands.
+	Applied() kv.Applied
+	// Install replaces the machine's whole state, and is durable on return. It leaves the
+	// old state alone on error. An image at or below the applied index is refused
+	// (DESIGN §9 rule 4).
+	Install() error
+	// Close forgets what was not installed. Closing again is no error.
+	Close() error
 }
 
 // Image is a state at one applied index.
 type Image interface {
 	// Applied tells where in the log the image stands.
 	Applied() kv.Applied
-	// WriteTo writes what StateMachine.Restore reads. It may be called once.
+	// WriteTo writes what StateMachine.Stage reads. It may be called once.
 	WriteTo(w io.Writer) (int64, error)
 	// Close releases the image.
 	Close() error

@@ -289,7 +289,7 @@ func TestCrashRestore(t *testing.T) {
 	mustApply(t, r, s.entries[old:old+20]...)
 	c.check()
 	c.allOf = map[uint64]int{}
-	if err := r.Restore(bytes.NewReader(s.images[restored])); err != nil {
+	if err := restore(r, bytes.NewReader(s.images[restored])); err != nil {
 		t.Fatal(err)
 	}
 	c.promise(func(p *crashed) { p.durable = restored })
@@ -314,7 +314,7 @@ func TestRestoreDamaged(t *testing.T) {
 	before := mustDigest(t, r)
 	try := func(what string, src io.Reader) {
 		t.Helper()
-		if err := r.Restore(src); err == nil {
+		if err := restore(r, src); err == nil {
 			t.Fatalf("%s was taken", what)
 		}
 		if r.Applied().Index != s.entries[19].Index {
@@ -341,13 +341,13 @@ func TestRestoreDamaged(t *testing.T) {
 	if present, err := listSpaces(db.eng); err != nil || len(present) != 2 {
 		t.Fatalf("spaces %v, %v", present, err)
 	}
-	if err := r.Restore(bytes.NewReader(image)); err != nil {
+	if err := restore(r, bytes.NewReader(image)); err != nil {
 		t.Fatal(err)
 	}
 	if mustDigest(t, r) != s.digests[restored] {
 		t.Fatal("the good image was not restored")
 	}
-	try2 := r.Restore(bytes.NewReader(image))
+	try2 := restore(r, bytes.NewReader(image))
 	if try2 == nil {
 		t.Fatal("an image at the applied index was taken (DESIGN 9 rule 4)")
 	}

@@ -271,7 +271,7 @@ func TestViews(t *testing.T) {
 		mustApply(t, from, e)
 		if i%20 != 19 {
 			mustApply(t, r, e)
-		} else if err := r.Restore(bytes.NewReader(mustImage(t, from))); err != nil {
+		} else if err := restore(r, bytes.NewReader(mustImage(t, from))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -315,7 +315,7 @@ func TestImageLives(t *testing.T) {
 	mustClose(t, im)
 	db = mustOpen(t, engine.NewMemFS())
 	r = mustReplica(t, db)
-	if err := r.Restore(&buf); err != nil {
+	if err := restore(r, &buf); err != nil {
 		t.Fatal(err)
 	}
 	if r.Applied().Index != at || mustDigest(t, r) != before {
@@ -327,10 +327,10 @@ func TestImageLives(t *testing.T) {
 // TestRestoreOfAnotherShard: an image of another shard is refused.
 func TestRestoreOfAnotherShard(t *testing.T) {
 	db, r, _ := filled(t, engine.NewMemFS())
-	if err := openOther(t, db).Restore(bytes.NewReader(mustImage(t, r))); !errors.Is(err, ErrImageCorrupt) {
+	if err := restore(openOther(t, db), bytes.NewReader(mustImage(t, r))); !errors.Is(err, ErrImageCorrupt) {
 		t.Fatal(err)
 	}
-	if err := r.Restore(bytes.NewReader(mustImage(t, r))); !errors.Is(err, ErrImageOld) {
+	if err := restore(r, bytes.NewReader(mustImage(t, r))); !errors.Is(err, ErrImageOld) {
 		t.Fatal(err)
 	}
 	mustClose(t, db)

@@ -73,7 +73,7 @@ func FuzzRestore(f *testing.F) {
 		defer mustClose(t, db)
 		r := mustReplica(t, db)
 		before := mustDigest(t, r)
-		err := r.Restore(bytes.NewReader(data))
+		err := restore(r, bytes.NewReader(data))
 		after := mustDigest(t, r)
 		if err == nil {
 			return

@@ -16,7 +16,7 @@ import (
 type Image interface {
 	// Applied tells where in the log the image stands.
 	Applied() kv.Applied
-	// WriteTo writes what Replica.Restore reads. It may be called once.
+	// WriteTo writes what Replica.Stage reads. It may be called once.
 	WriteTo(w io.Writer) (int64, error)
 	// Close releases the image. Closing again is no error.
 	Close() error

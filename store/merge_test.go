@@ -233,7 +233,7 @@ func (s *shaped) piecesApart(key string) {
 	}
 	right, err := s.db.OpenReplica(childShard, &kvpb.ShardDescriptor{Shard: uint64(childShard)})
 	if err == nil {
-		err = right.Restore(bytes.NewReader(image))
+		err = restore(right, bytes.NewReader(image))
 	}
 	if err != nil {
 		s.t.Fatal(err)
@@ -299,7 +299,7 @@ func TestHomeOfBoth(t *testing.T) {
 					t.Fatal(err)
 				}
 				s.left = mustReplica(t, s.db)
-				if err := s.left.Restore(bytes.NewReader(image)); err != nil {
+				if err := restore(s.left, bytes.NewReader(image)); err != nil {
 					t.Fatal(err)
 				}
 			} else {

@@ -273,7 +273,7 @@ func (m *machine) Restore(t *rapid.T) {
 	if err := im.Close(); err != nil {
 		t.Fatal(err)
 	}
-	err = m.many.Restore(&buf)
+	err = restore(m.many, &buf)
 	if old := len(m.pending) == 0; (err != nil) != old {
 		t.Fatalf("restore: %v, image old: %v", err, old)
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // Replica is the state machine of one data shard. It has the methods of
-// raftnode.StateMachine. Apply and Restore exclude each other; everything
+// raftnode.StateMachine. Apply and installing an image exclude each other; everything
 // else may be called from any goroutine at any time.
 type Replica struct {
 	db    *DB
@@ -30,7 +30,7 @@ type Replica struct {
 	prepareView  atomic.Pointer[image]
 	frozenOnDisk atomic.Uint64
 
-	mu      sync.Mutex // held by Apply and Restore throughout
+	mu      sync.Mutex // held by Apply and staged.Install throughout
 	applier applier    // guarded by mu; buffers that are used again
 	failed  error      // guarded by mu; why nothing can be applied any more
 }
@@ -42,7 +42,7 @@ func newReplica(db *DB, shard kv.ShardID, st *state) *Replica {
 	return r
 }
 
-// seal makes all later Apply and Restore calls fail, and leaves the epoch odd, so
+// seal makes all later Apply and Install calls fail, and leaves the epoch odd, so
 // that later reads look for a state record and do not trust current.
 func (r *Replica) seal(err error) {
 	r.mu.Lock()

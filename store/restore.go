@@ -15,11 +15,46 @@ import (
 // would lose what was applied since (DESIGN §9 rule 4).
 var ErrImageOld = errors.New("store: the image is not newer than the replica")
 
-// Restore replaces the whole state by an image (S5). It is read to its end and
-// checked completely before anything becomes visible, and durable on return. On
-// ErrImageOld and ErrImageCorrupt, and errors of the source, the replica goes on as
-// it was.
-func (r *Replica) Restore(src io.Reader) error {
+// Staged is an image whose tables are written, but belong to no replica yet. It has
+// the methods of raftnode.Staged.
+type Staged interface {
+	// Applied tells where in the log the image stands.
+	Applied() kv.Applied
+	// Install replaces the replica's whole state by the image, once. It excludes Apply and
+	// is durable on return. On ErrImageOld the replica goes on as it was.
+	Install() error
+	// Close forgets what was not installed. Closing again is no error.
+	Close() error
+}
+
+// staged implements Staged by tables in the staging directory.
+type staged struct {
+	r  *Replica
+	st *state
+	in engine.Ingestion
+}
+
+// Stage reads an image to its end and checks it completely. Nothing of the replica
+// changes, and Apply may run meanwhile: the tables are of a fresh space (S5). Errors
+// are ErrImageOld, ErrImageCorrupt, and those of the source and the disk.
+func (r *Replica) Stage(src io.Reader) (Staged, error) {
+	if err := r.db.enter(); err != nil {
+		return nil, asError(kv.OutcomeNone, "stage", err)
+	}
+	defer r.db.leave()
+	s, err := r.stage(src)
+	if err != nil {
+		return nil, fmt.Errorf("shard %s: stage: %w", r.shard, err)
+	}
+	return s, nil
+}
+
+func (s *staged) Applied() kv.Applied { return s.st.applied }
+
+func (s *staged) Close() error { return s.in.Close() }
+
+func (s *staged) Install() error {
+	r := s.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.failed != nil {
@@ -30,25 +65,31 @@ func (r *Replica) Restore(src io.Reader) error {
 	}
 	defer r.db.leave()
 	old := r.current.Load()
-	st, in, err := r.stage(src, old)
-	if err != nil {
+	if err := newerThan(s.st, old); err != nil {
 		return fmt.Errorf("shard %s: restore: %w", r.shard, err)
 	}
-	if err := closeWith(in, in.Commit()); err != nil {
+	if err := closeWith(s.in, s.in.Commit()); err != nil {
 		return fmt.Errorf("shard %s: restore: taking over the tables: %w", r.shard, err)
 	}
-	if err := r.switchTo(st); err != nil {
+	if err := r.switchTo(s.st); err != nil {
 		r.failed = err
 		return asError(kv.OutcomeUnknown, "restore", err)
 	}
 	r.applier = applier{} // what it kept was of the old state
 	r.dropView()
-	r.frozenOnDisk.Store(st.frozen.index)
-	r.log.Info("restored", "index", st.applied.Index, "keys", st.counters.keys)
+	r.frozenOnDisk.Store(s.st.frozen.index)
+	r.log.Info("restored", "index", s.st.applied.Index, "keys", s.st.counters.keys)
 	// From here on the restore is done. If the removal of the old tables is lost in a
 	// crash, the next Open makes up for it.
 	if err := r.db.removeUnused(old.placement); err != nil {
 		r.log.Warn("the tables from before the restore stay until the next start", "error", err)
+	}
+	return nil
+}
+
+func newerThan(st, old *state) error {
+	if st.applied.Index <= old.applied.Index {
+		return fmt.Errorf("%w: at index %d, applied %d", ErrImageOld, st.applied.Index, old.applied.Index)
 	}
 	return nil
 }
@@ -67,31 +108,32 @@ func (r *Replica) switchTo(st *state) error {
 }
 
 // stage reads an image into tables under a fresh space.
-func (r *Replica) stage(src io.Reader, old *state) (st *state, in engine.Ingestion, err error) {
+func (r *Replica) stage(src io.Reader) (*staged, error) {
 	f := newFrameReader(src)
-	st, err = readHeader(f)
+	st, err := readHeader(f)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if st.desc.Shard != uint64(r.shard) {
-		return nil, nil, fmt.Errorf("%w: it is of shard %d", ErrImageCorrupt, st.desc.Shard)
+		return nil, fmt.Errorf("%w: it is of shard %d", ErrImageCorrupt, st.desc.Shard)
 	}
-	if st.applied.Index <= old.applied.Index {
-		return nil, nil, fmt.Errorf("%w: at index %d, applied %d", ErrImageOld, st.applied.Index, old.applied.Index)
+	if err := newerThan(st, r.current.Load()); err != nil {
+		return nil, err
 	}
 	space, homeSpace, err := r.db.spaces.allocatePair()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	st.placement = placeAt(st.desc, space, homeSpace)
-	if in, err = r.db.eng.NewIngestion(); err != nil {
-		return nil, nil, err
+	in, err := r.db.eng.NewIngestion()
+	if err != nil {
+		return nil, err
 	}
 	l := loader{st: st, in: in}
 	if err := l.load(f); err != nil {
-		return nil, nil, closeWith(in, err)
+		return nil, closeWith(in, err)
 	}
-	return st, in, nil
+	return &staged{r: r, st: st, in: in}, nil
 }
 
 func readHeader(f *frameReader) (*state, error) {

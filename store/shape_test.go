@@ -314,7 +314,7 @@ func TestDropHalf(t *testing.T) {
 		// It comes back by an image, into a space of its own, and goes on.
 		back, err := s.db.OpenReplica(gone, &kvpb.ShardDescriptor{Shard: uint64(gone)})
 		if err == nil {
-			err = back.Restore(bytes.NewReader(image))
+			err = restore(back, bytes.NewReader(image))
 		}
 		if err != nil {
 			t.Fatal(err)

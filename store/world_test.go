@@ -210,7 +210,7 @@ func (w *world) restore(d int, id kv.ShardID) {
 		w.t.Fatal(err)
 	}
 	ahead := r.Applied().Index >= im.Applied().Index
-	if err := r.Restore(&image); (err != nil) != ahead {
+	if err := restore(r, &image); (err != nil) != ahead {
 		w.t.Fatalf("restore: %v, ahead %v", err, ahead)
 	}
 	// What the shard has absorbed by then is still there, and nobody's any more.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -19,6 +20,8 @@ import (
 type metaMachine struct{ *placement.Machine }
 
 func (m metaMachine) Image() (raftnode.Image, error) { return m.Machine.Image() }
+
+func (m metaMachine) Stage(r io.Reader) (raftnode.Staged, error) { return m.Machine.Stage(r) }
 
 func noReplica(shard kv.ShardID) error {
 	return &kv.Error{Code: kv.CodeNoReplica, Outcome: kv.OutcomeNotApplied, Shard: shard, Detail: "this node holds no replica of shard " + shard.String()}

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/kv/kvpb"
@@ -15,6 +16,9 @@ type dataMachine struct{ *store.Replica }
 
 // Image implements raftnode.StateMachine.
 func (m dataMachine) Image() (raftnode.Image, error) { return m.Replica.Image() }
+
+// Stage implements raftnode.StateMachine.
+func (m dataMachine) Stage(r io.Reader) (raftnode.Staged, error) { return m.Replica.Stage(r) }
 
 // Apply implements raftnode.StateMachine.
 func (m dataMachine) Apply(entries []kv.Entry) ([]kv.EntryResult, error) {
