@@ -9,60 +9,32 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"sync/atomic"
 )
 
 // Clients says whose certificates clients have to show: the authorities in a file that
 // may change.
-type Clients struct {
-	path string
-	log  *slog.Logger
-	pool atomic.Pointer[x509.CertPool]
-
-	seen   [sha256.Size]byte // of what pool was made of; Look's
-	failed string            // what was last wrong; it is told once
-}
+type Clients struct{ follower[*x509.CertPool] }
 
 // OpenClients reads a file of authorities, PEM.
 func OpenClients(path string, log *slog.Logger) (*Clients, error) {
-	c := &Clients{path: path, log: log}
-	pool, seen, err := c.read()
-	if err != nil {
-		return nil, err
-	}
-	c.seen = seen
-	c.pool.Store(pool)
-	return c, nil
+	c := &Clients{follower[*x509.CertPool]{
+		read:    func() (*x509.CertPool, checksum, error) { return readPool(path) },
+		take:    func(*x509.CertPool) ([]any, error) { return []any{"file", path}, nil },
+		changed: "authorities of clients changed", unusable: "cannot read the authorities of clients; those that were read before go on", log: log,
+	}}
+	return c, c.open()
 }
 
-func (c *Clients) read() (*x509.CertPool, [sha256.Size]byte, error) {
-	text, err := os.ReadFile(c.path)
+func readPool(path string) (*x509.CertPool, checksum, error) {
+	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, [sha256.Size]byte{}, err
+		return nil, checksum{}, err
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(text) {
-		return nil, [sha256.Size]byte{}, fmt.Errorf("%s: there is no certificate in it", c.path)
+		return nil, checksum{}, fmt.Errorf("%s: there is no certificate in it", path)
 	}
 	return pool, sha256.Sum256(bytes.TrimSpace(text)), nil
-}
-
-// Look reads the file once and takes over what has changed. A file that cannot be
-// used changes nothing.
-func (c *Clients) Look() {
-	pool, seen, err := c.read()
-	switch {
-	case err != nil && err.Error() == c.failed:
-	case err != nil:
-		c.failed = err.Error()
-		c.log.Error("cannot read the authorities of clients; those that were read before go on", "err", err)
-	case seen == c.seen:
-		c.failed = ""
-	default:
-		c.failed, c.seen = "", seen
-		c.pool.Store(pool)
-		c.log.Info("authorities of clients changed", "file", c.path)
-	}
 }
 
 // Require makes a server's configuration ask clients for certificates, and take no
@@ -83,7 +55,7 @@ func (c *Clients) verify(presented []*x509.Certificate) error {
 		between.AddCert(cert)
 	}
 	_, err := presented[0].Verify(x509.VerifyOptions{
-		Roots: c.pool.Load(), Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+		Roots: c.load(), Intermediates: between, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	if err != nil {
 		return fmt.Errorf("the client's certificate: %w", err)

@@ -54,9 +54,9 @@ func TestSecretFile(t *testing.T) {
 	}
 }
 
-// TestFollower: a file that changes is taken over, one that cannot be used changes
+// TestFollowSecrets: a file that changes is taken over, one that cannot be used changes
 // nothing and is told of once.
-func TestFollower(t *testing.T) {
+func TestFollowSecrets(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	a, b := NewSecret(), NewSecret()
 	write := func(text string, mode os.FileMode) {
@@ -70,12 +70,12 @@ func TestFollower(t *testing.T) {
 		t.Fatal(err)
 	}
 	var log bytes.Buffer
-	f := &Follower{Path: path, Ring: k, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	look := FollowSecrets(path, k, slog.New(slog.NewTextHandler(&log, nil)))
 	step := func(want []Secret, words string) {
 		t.Helper()
 		log.Reset()
-		f.Look()
-		f.Look()
+		look()
+		look()
 		var ids []string
 		for _, s := range want {
 			ids = append(ids, s.ID())

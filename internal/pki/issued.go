@@ -11,7 +11,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"github.com/quorate-db/quorate/kv"
@@ -33,12 +32,9 @@ type Files struct{ Cert, Key, CA string }
 // have to be is read from this node's own certificate: it must hold one anyway, and a
 // second place for it could only disagree.
 type Issued struct {
-	files   Files
-	log     *slog.Logger
-	now     func() time.Time
-	current atomic.Pointer[credentials]
-
-	failed string       // what was last wrong with the files; it is told once
+	follower[*credentials]
+	files  Files
+	now    func() time.Time
 	warned *credentials // whose end was told of
 }
 
@@ -47,7 +43,6 @@ type credentials struct {
 	own   *tls.Certificate
 	name  Name // in own
 	roots *x509.CertPool
-	sum   [sha256.Size]byte // of the files
 }
 
 // OpenIssued reads the files. It refuses a certificate that the other nodes would
@@ -56,27 +51,26 @@ func OpenIssued(files Files, log *slog.Logger, now func() time.Time) (*Issued, e
 	if now == nil {
 		now = time.Now
 	}
-	i := &Issued{files: files, log: log, now: now}
-	c, err := i.read()
-	if err != nil {
-		return nil, err
+	i := &Issued{files: files, now: now}
+	i.follower = follower[*credentials]{
+		read: i.read, take: i.take,
+		changed: "certificates for the peer port changed", unusable: "cannot use the files of certificates for the peer port; what was read before goes on", log: log,
 	}
-	i.current.Store(c)
-	return i, nil
+	return i, i.open()
 }
 
 // Cluster gives the operator's name for the cluster.
-func (i *Issued) Cluster() string { return i.current.Load().name.Cluster }
+func (i *Issued) Cluster() string { return i.load().name.Cluster }
 
 // Expires gives when this node's certificate does.
-func (i *Issued) Expires() time.Time { return i.current.Load().own.Leaf.NotAfter }
+func (i *Issued) Expires() time.Time { return i.load().own.Leaf.NotAfter }
 
 // endsSoonMax is the most that a certificate's last part takes, in which it is called for.
 const endsSoonMax = 21 * 24 * time.Hour
 
 // EndsSoon reports whether this node's certificate is in the last quarter of its life,
 // or in its last three weeks if that is shorter, or has ended.
-func (i *Issued) EndsSoon() bool { return i.current.Load().endsSoon(i.now()) }
+func (i *Issued) EndsSoon() bool { return i.load().endsSoon(i.now()) }
 
 func (c *credentials) endsSoon(now time.Time) bool {
 	leaf := c.own.Leaf
@@ -85,7 +79,7 @@ func (c *credentials) endsSoon(now time.Time) bool {
 
 // For refuses to be another node than the certificate says, if it says one.
 func (i *Issued) For(node kv.NodeID) error {
-	return i.current.Load().isFor(node)
+	return i.load().isFor(node)
 }
 
 func (c *credentials) isFor(node kv.NodeID) error {
@@ -95,55 +89,39 @@ func (c *credentials) isFor(node kv.NodeID) error {
 	return nil
 }
 
-// Look reads the files once and takes over what has changed. Files that do not fit
-// together, as when one of them has been replaced so far, change nothing.
+// Look does what every follower does, and tells once of a certificate that ends soon.
 func (i *Issued) Look() {
-	i.follow()
-	if c := i.current.Load(); c != i.warned && c.endsSoon(i.now()) {
+	i.follower.Look()
+	if c := i.load(); c != i.warned && c.endsSoon(i.now()) {
 		i.warned = c
 		i.log.Warn("this node's certificate for the peer port ends soon, and with it new connections", "file", i.files.Cert, "until", c.own.Leaf.NotAfter.UTC())
 	}
 }
 
-func (i *Issued) follow() {
-	before := i.current.Load()
-	c, err := i.read()
-	if err == nil && c.sum == before.sum {
-		i.failed = ""
-		return
+func (i *Issued) take(next *credentials) ([]any, error) {
+	if before := i.Cluster(); next.name.Cluster != before {
+		return nil, fmt.Errorf("%s: the certificate names cluster %s, this node runs in %s: that changes by a restart only",
+			i.files.Cert, quoted(next.name.Cluster), quoted(before))
 	}
-	if err == nil && c.name.Cluster != before.name.Cluster {
-		err = fmt.Errorf("%s: the certificate names cluster %s, this node runs in %s: that changes by a restart only",
-			i.files.Cert, quoted(c.name.Cluster), quoted(before.name.Cluster))
-	}
-	if err != nil {
-		if text := err.Error(); text != i.failed {
-			i.failed = text
-			i.log.Error("cannot use the files of certificates for the peer port; what was read before goes on", "err", err)
-		}
-		return
-	}
-	i.failed = ""
-	i.current.Store(c)
-	i.log.Info("certificates for the peer port changed", "name", c.name.String(), "until", c.own.Leaf.NotAfter.UTC())
+	return []any{"name", next.name.String(), "until", next.own.Leaf.NotAfter.UTC()}, nil
 }
 
-func (i *Issued) read() (*credentials, error) {
+func (i *Issued) read() (*credentials, checksum, error) {
 	own, pairSum, err := readPair(i.files.Cert, i.files.Key, i.now())
 	if err != nil {
-		return nil, err
+		return nil, checksum{}, err
 	}
 	roots, rootSum, err := readAuthorities(i.files.CA)
 	if err != nil {
-		return nil, err
+		return nil, checksum{}, err
 	}
-	c := &credentials{own: own, roots: roots, sum: sha256.Sum256(append(pairSum[:], rootSum[:]...))}
+	c := &credentials{own: own, roots: roots}
 	if c.name, err = issuedNameIn(own.Leaf); err != nil {
-		return nil, fmt.Errorf("%s: %w", i.files.Cert, err)
+		return nil, checksum{}, fmt.Errorf("%s: %w", i.files.Cert, err)
 	}
 	chain, err := parseAll(own.Certificate)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", i.files.Cert, err)
+		return nil, checksum{}, fmt.Errorf("%s: %w", i.files.Cert, err)
 	}
 	// Every node dials and is dialled.
 	for _, end := range []struct {
@@ -151,10 +129,10 @@ func (i *Issued) read() (*credentials, error) {
 		does  string
 	}{{x509.ExtKeyUsageServerAuth, "accept"}, {x509.ExtKeyUsageClientAuth, "dial"}} {
 		if _, err := c.check(chain, end.usage, i.now()); err != nil {
-			return nil, fmt.Errorf("%s, as a node's to %s connections: %w", i.files.Cert, end.does, err)
+			return nil, checksum{}, fmt.Errorf("%s, as a node's to %s connections: %w", i.files.Cert, end.does, err)
 		}
 	}
-	return c, nil
+	return c, sha256.Sum256(append(pairSum[:], rootSum[:]...)), nil
 }
 
 func parseAll(ders [][]byte) ([]*x509.Certificate, error) {
@@ -171,8 +149,8 @@ func parseAll(ders [][]byte) ([]*x509.Certificate, error) {
 
 // readAuthorities reads a file of authorities, each of which must be one, and gives a
 // checksum of it too.
-func readAuthorities(path string) (*x509.CertPool, [sha256.Size]byte, error) {
-	var none [sha256.Size]byte
+func readAuthorities(path string) (*x509.CertPool, checksum, error) {
+	var none checksum
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, none, err

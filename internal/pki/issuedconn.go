@@ -12,7 +12,7 @@ import (
 // Handshake secures a connection to another node; see Keyring.Handshake. Of self the
 // node alone counts.
 func (i *Issued) Handshake(ctx context.Context, conn net.Conn, self Name, dialled bool) (*Conn, error) {
-	by := i.current.Load()
+	by := i.load()
 	if err := by.isFor(self.Node); err != nil {
 		return nil, &HandshakeError{reason: reasonCertificate, err: err}
 	}
@@ -21,7 +21,7 @@ func (i *Issued) Handshake(ctx context.Context, conn net.Conn, self Name, dialle
 	s := &issuedStanding{issued: i, mine: by.own.Leaf, since: i.now()}
 	err := c.handshake(ctx, peerConfig(by.own, i.now), dialled, func(presented []*x509.Certificate, usage x509.ExtKeyUsage) (err error) {
 		// By what counts now: a handshake may be slow.
-		now := i.current.Load()
+		now := i.load()
 		s.theirs, s.usage = presented, usage
 		if c.peer, err = now.check(presented, usage, i.now()); err == nil {
 			s.judged.Store(&judgement{by: now, standing: Current})
@@ -95,7 +95,7 @@ type judgement struct {
 // expired. That alone closes nothing: a day that was missed must not stop a cluster
 // which runs, while an authority that was taken away must.
 func (s *issuedStanding) standing() Standing {
-	now := s.issued.current.Load()
+	now := s.issued.load()
 	j := s.judged.Load()
 	if j == nil || j.by != now {
 		j = &judgement{now, s.judge(now)}

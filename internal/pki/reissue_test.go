@@ -131,7 +131,7 @@ func TestFilesThatChangeNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := i.current.Load()
+	before := i.load()
 	next := ca.issue(t, nil)
 	for want, change := range map[string]func(){
 		"private key does not": func() {
@@ -154,8 +154,8 @@ func TestFilesThatChangeNothing(t *testing.T) {
 		change()
 		i.Look()
 		i.Look()
-		if i.current.Load() != before || strings.Count(log.String(), want) != 1 {
-			t.Errorf("%s: changed %t, log:\n%s", want, i.current.Load() != before, log.String())
+		if i.load() != before || strings.Count(log.String(), want) != 1 {
+			t.Errorf("%s: changed %t, log:\n%s", want, i.load() != before, log.String())
 		}
 		write(t, dir, &first, ca)
 		i.Look()
@@ -163,7 +163,7 @@ func TestFilesThatChangeNothing(t *testing.T) {
 	log.Reset()
 	write(t, dir, &next, ca, other)
 	i.Look()
-	if i.current.Load() == before || !strings.Contains(log.String(), "certificates for the peer port changed") {
+	if i.load() == before || !strings.Contains(log.String(), "certificates for the peer port changed") {
 		t.Errorf("nothing changed: %s", log.String())
 	}
 }
@@ -185,7 +185,7 @@ func TestExpiryAlone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &issuedStanding{issued: i, mine: i.current.Load().own.Leaf, theirs: chain, usage: RoleNode.usage()[0], since: clock()}
+		return &issuedStanding{issued: i, mine: i.load().own.Leaf, theirs: chain, usage: RoleNode.usage()[0], since: clock()}
 	}
 	s := at(ca.issue(t, nil))
 	if got := s.standing(); got != Current {

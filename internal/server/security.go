@@ -104,8 +104,7 @@ func (p *process) secureBySecret() error {
 	p.ring = ring
 	p.log.Info("peer traffic is secured", "secret", ring.IDs()[0], "accepted", ring.IDs())
 	if s.SecretFile != "" {
-		f := &pki.Follower{Path: s.SecretFile, Ring: ring, Log: p.log}
-		p.looks = append(p.looks, f.Look)
+		p.looks = append(p.looks, pki.FollowSecrets(s.SecretFile, ring, p.log))
 	}
 	return nil
 }
