@@ -138,107 +138,32 @@ func (c issuedConn) Peer() peer.Claim {
 	return claim
 }
 
-// stranger is how somebody with a certificate knocks, and what the listener is to say.
-type stranger struct {
-	cert   tls.Certificate
-	reason string // "" = let in
-	words  string
-}
-
-func strangers(t *testing.T, ca *issuer) map[string]stranger {
-	t.Helper()
+// TestBadIssuedCertificatesAreRefused: signed by the authority is not enough.
+func TestBadIssuedCertificatesAreRefused(t *testing.T) {
+	ca := newIssuer(t, "operator", nil)
+	own := ca.issue(t, nil)
+	const foreign = "not by an authority that this node knows"
+	h := house{
+		issuedSecurity{openIssued(t, write(t, t.TempDir(), &own, ca))}, ca, "prod",
+		stranger{reason: reasonAuthority, words: foreign}, "an authority's, not a node's",
+	}
 	between := newIssuer(t, "between", ca)
 	chain := between.issue(t, nil)
 	cut := chain
 	chain.Certificate = append(chain.Certificate, between.cert.Raw)
-	self := newIssuer(t, "self", nil)
-	leafOfItself := forgeWith(t, self.cert, self.key, named("quorate://prod/node"))
-	as := func(name string) tls.Certificate { return ca.issue(t, named(name)) }
-	with := func(change func(*x509.Certificate)) tls.Certificate { return ca.issue(t, change) }
-	stolen := as("quorate://prod/node")
-	stolen.PrivateKey = as("quorate://prod/node").PrivateKey
-	sameName := newIssuer(t, ca.cert.Subject.CommonName, nil)
-	byLeaf := as("quorate://prod/node")
-	leaf, err := x509.ParseCertificate(byLeaf.Certificate[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	below := forgeWith(t, leaf, byLeaf.PrivateKey.(*ecdsa.PrivateKey), named("quorate://prod/node"))
-	below.Certificate = append(below.Certificate, byLeaf.Certificate[0])
-	secret := newAuthority(t)
-	return map[string]stranger{
-		"good":                     {as("quorate://prod/node"), "", ""},
-		"good, with its id":        {as("quorate://prod/node/0000000000000002"), "", ""},
-		"good, over a chain":       {chain, "", ""},
-		"good, for any use":        {with(func(c *x509.Certificate) { c.ExtKeyUsage = nil }), "", ""},
-		"chain that is cut":        {cut, reasonAuthority, "not by an authority that this node knows"},
-		"other authority":          {newIssuer(t, "other", nil).issue(t, nil), reasonAuthority, "not by an authority that this node knows"},
-		"same name, other key":     {sameName.issue(t, nil), reasonAuthority, "not by an authority that this node knows"},
-		"signed by itself":         {leafOfItself, reasonAuthority, "not by an authority that this node knows"},
-		"by a node":                {below, reasonAuthority, "not by an authority that this node knows"},
-		"by a cluster secret":      {forge(t, secret, nil), reasonAuthority, "not by an authority that this node knows"},
-		"the authority's own":      {tls.Certificate{Certificate: [][]byte{ca.cert.Raw}, PrivateKey: ca.key}, reasonCertificate, "an authority's, not a node's"},
-		"none":                     {tls.Certificate{}, reasonOther, "didn't provide a certificate"},
-		"without its key":          {stolen, reasonOther, "invalid signature"},
-		"expired":                  {with(func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), reasonCertificate, "are the clocks right"},
-		"not yet":                  {with(func(c *x509.Certificate) { c.NotBefore = c.NotAfter.Add(-time.Minute) }), reasonCertificate, "are the clocks right"},
-		"role client":              {as("quorate://prod/client"), reasonRole, "for a client, not for a node"},
-		"role client, with an id":  {as("quorate://prod/client/0000000000000002"), reasonRole, "for a client, not for a node"},
-		"role web":                 {as("quorate://prod/web"), reasonRole, "for a web, not for a node"},
-		"role in capitals":         {as("quorate://prod/Node"), reasonRole, "for a Node, not for a node"},
-		"no role":                  {as("quorate://prod"), reasonCertificate, "not of the form"},
-		"no role, with a slash":    {as("quorate://prod/"), reasonCertificate, "not of the form"},
-		"a slash too many":         {as("quorate://prod/node/"), reasonCertificate, "not of the form"},
-		"another cluster":          {as("quorate://test/node"), reasonName, `for cluster \"test\", and this node's for \"prod\"`},
-		"cluster in capitals":      {as("quorate://PROD/node"), reasonName, `for cluster \"PROD\"`},
-		"cluster that begins so":   {as("quorate://production/node"), reasonName, `for cluster \"production\"`},
-		"no cluster":               {as("quorate:///node"), reasonName, "names no cluster"},
-		"another node":             {as("quorate://prod/node/0000000000000003"), "other_certificate", "the certificate node 0000000000000003"},
-		"no name":                  {with(func(c *x509.Certificate) { c.URIs = nil }), reasonCertificate, "0 names"},
-		"two names":                {with(func(c *x509.Certificate) { c.URIs = append(c.URIs, c.URIs[0]) }), reasonCertificate, "2 names"},
-		"name of others":           {as("spiffe://prod/node"), reasonCertificate, "0 names"},
-		"name with a query":        {as("quorate://prod/node?x=y"), reasonCertificate, "not of the form"},
-		"name with a user":         {as("quorate://u@prod/node"), reasonCertificate, "not of the form"},
-		"name as a host":           {with(func(c *x509.Certificate) { c.URIs, c.DNSNames = nil, []string{"prod"} }), reasonCertificate, "0 names"},
-		"usage of a server alone":  {with(func(c *x509.Certificate) { c.ExtKeyUsage = RoleWeb.usage() }), reasonRole, "not for this end"},
-		"usage of neither of both": {with(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} }), reasonRole, "not for this end"},
-	}
-}
-
-// TestBadIssuedCertificatesAreRefused: signed by the authority is not enough. The first
-// cases are good, or else the others would prove nothing.
-func TestBadIssuedCertificatesAreRefused(t *testing.T) {
-	ca := newIssuer(t, "operator", nil)
-	own := ca.issue(t, nil)
-	files := write(t, t.TempDir(), &own, ca)
-	for name, c := range strangers(t, ca) {
-		t.Run(name, func(t *testing.T) {
-			n := newNetwork()
-			n.start(t, 1, issuedSecurity{openIssued(t, files)})
-			config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{peerProtocol}}
-			config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &c.cert, nil }
-			m := n.start(t, 2, forger{config})
-			err := call(t, m, 1, peer.MethodTerms, "let me in")
-			if c.reason == "" {
-				if err != nil {
-					n.dump(t)
-					t.Fatal(err)
-				}
-				return
-			}
-			if err == nil {
-				t.Fatal("let in")
-			}
-			defer func() {
-				if t.Failed() {
-					n.dump(t)
-				}
-			}()
-			eventually(t, "listener counts "+c.reason, func() bool { return n.counted(1, c.reason) })
-			eventually(t, "listener says why", func() bool { return n.says(1, "refused a connection", c.words) })
-			eventually(t, "dialler says it", func() bool { return n.says(2, "no connection") })
-		})
-	}
+	h.welcomes(t, map[string]stranger{
+		"good, without an id":    {h.as(t, "/node"), "", "", nil},
+		"good, over a chain":     {chain, "", "", nil},
+		"good, for any use":      {h.sign(t, func(c *x509.Certificate) { c.ExtKeyUsage = nil }), "", "", nil},
+		"chain that is cut":      {cut, reasonAuthority, foreign, nil},
+		"by a cluster secret":    {forge(t, newAuthority(t), nil), reasonAuthority, foreign, nil},
+		"client without an id":   {h.as(t, "/client"), reasonRole, "for a client, not for a node", nil},
+		"no role":                {h.as(t, ""), reasonCertificate, "not of the form", nil},
+		"another cluster":        {ca.issue(t, named("quorate://test/node")), reasonName, `for cluster \"test\", and this node's for \"prod\"`, nil},
+		"cluster in capitals":    {ca.issue(t, named("quorate://PROD/node")), reasonName, `for cluster \"PROD\"`, nil},
+		"cluster that begins so": {ca.issue(t, named("quorate://production/node")), reasonName, `for cluster \"production\"`, nil},
+		"no cluster":             {ca.issue(t, named("quorate:///node")), reasonName, "names no cluster", nil},
+	})
 }
 
 // TestBadIssuedListenersAreRefused: the dialling end looks as closely, and both tell.

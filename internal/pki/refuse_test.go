@@ -45,6 +45,7 @@ func forge(t *testing.T, by *Authority, change func(*x509.Certificate)) tls.Cert
 	return forgeWith(t, by.cert, by.key, change)
 }
 
+// forgeWith signs by an authority, by the certificate's own key if that is nil.
 func forgeWith(t *testing.T, issuer *x509.Certificate, key *ecdsa.PrivateKey, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	own, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -63,6 +64,9 @@ func forgeWith(t *testing.T, issuer *x509.Certificate, key *ecdsa.PrivateKey, ch
 	if change != nil {
 		change(template)
 	}
+	if issuer == nil {
+		issuer, key = template, own
+	}
 	der, err := x509.CreateCertificate(rand.Reader, template, issuer, &own.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -80,98 +84,26 @@ func named(text string) func(*x509.Certificate) {
 	}
 }
 
-// dialler is how somebody knocks, and what the listener is to say.
-type dialler struct {
-	cert   tls.Certificate
-	config func(*tls.Config)
-	reason string // "" = let in
-	words  string
-}
-
-func diallers(t *testing.T, secret Secret) map[string]dialler {
-	t.Helper()
+// TestBadCertificatesAreRefused: with each kind of wrong certificate or secret a
+// dialler gets nothing from the peer port, and the listener says why.
+func TestBadCertificatesAreRefused(t *testing.T) {
+	secret := NewSecret()
 	good, err := NewAuthority(secret)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := NewAuthority(NewSecret())
-	if err != nil {
-		t.Fatal(err)
+	const foreign = "another cluster secret"
+	h := house{
+		security{ringOf(t, secret)}, &issuer{good.cert, good.key}, "test",
+		stranger{reason: reasonSecret, words: foreign}, "issued by the cluster's authority",
 	}
-	below := forge(t, good, nil) // a node's certificate, used as an authority
-	belowCert, err := x509.ParseCertificate(below.Certificate[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain := forgeWith(t, belowCert, below.PrivateKey.(*ecdsa.PrivateKey), nil)
-	chain.Certificate = append(chain.Certificate, below.Certificate[0])
-	stolen := forge(t, good, nil)
-	stolen.PrivateKey = forge(t, good, nil).PrivateKey
-	sameName := *other.cert
-	sameName.RawSubject, sameName.SubjectKeyId = good.cert.RawSubject, good.cert.SubjectKeyId
-	self := func(c *tls.Config) {}
-	return map[string]dialler{
-		"good":                        {forge(t, good, nil), self, "", ""},
-		"other secret":                {forge(t, other, nil), self, reasonSecret, "another cluster secret"},
-		"same issuer name, other key": {forgeWith(t, &sameName, other.key, nil), self, reasonSecret, "another cluster secret"},
-		"chain over a node":           {chain, self, reasonSecret, "another cluster secret"},
-		"the authority's own":         {tls.Certificate{Certificate: [][]byte{good.cert.Raw}, PrivateKey: good.key}, self, reasonCertificate, "issued by the cluster's authority"},
-		"none":                        {tls.Certificate{}, self, reasonOther, "didn't provide a certificate"},
-		"without its key":             {stolen, self, reasonOther, "invalid signature"},
-		"expired":                     {forge(t, good, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), self, reasonCertificate, "are the clocks right"},
-		"not yet":                     {forge(t, good, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }), self, reasonCertificate, "are the clocks right"},
-		"role client":                 {forge(t, good, named("quorate://test/client/0000000000000002")), self, reasonRole, "for a client, not for a node"},
-		"role web":                    {forge(t, good, named("quorate://test/web/0000000000000002")), self, reasonRole, "for a web, not for a node"},
-		"no role":                     {forge(t, good, named("quorate://test/0000000000000002")), self, reasonCertificate, "not of the form"},
-		"usage of a server alone":     {forge(t, good, func(c *x509.Certificate) { c.ExtKeyUsage = RoleWeb.usage() }), self, reasonRole, "not for this end"},
-		"no name":                     {forge(t, good, func(c *x509.Certificate) { c.URIs = nil }), self, reasonCertificate, "0 names"},
-		"two names":                   {forge(t, good, func(c *x509.Certificate) { c.URIs = append(c.URIs, c.URIs[0]) }), self, reasonCertificate, "2 names"},
-		"name of others":              {forge(t, good, named("spiffe://test/node/0000000000000002")), self, reasonCertificate, "0 names"},
-		"no node":                     {forge(t, good, named("quorate://test/node/0")), self, reasonCertificate, "not of the form"},
-		"name with a query":           {forge(t, good, named("quorate://test/node/2?x=y")), self, reasonCertificate, "not of the form"},
-		"another node":                {forge(t, good, named("quorate://test/node/0000000000000003")), self, "other_certificate", "the certificate node 0000000000000003"},
-		"another cluster":             {forge(t, good, named("quorate://elsewhere/node/0000000000000002")), self, "other_certificate", "of cluster elsewhere"},
-		"no cluster":                  {forge(t, good, named("quorate:///node/0000000000000002")), self, "other_certificate", "of no cluster"},
-		"TLS 1.2":                     {forge(t, good, nil), func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }, reasonOther, "unsupported versions"},
-		"HTTP over TLS":               {forge(t, good, nil), func(c *tls.Config) { c.NextProtos = []string{"h2", "http/1.1"} }, reasonOther, "application protocol"},
-		"no protocol":                 {forge(t, good, nil), func(c *tls.Config) { c.NextProtos = nil }, reasonProtocol, "not as a Quorate node"},
-	}
-}
-
-// TestBadCertificatesAreRefused: with each kind of wrong certificate or secret a
-// dialler gets nothing from the peer port, and the listener says why. The first case
-// is good, or else the others would prove nothing.
-func TestBadCertificatesAreRefused(t *testing.T) {
-	secret := NewSecret()
-	for name, c := range diallers(t, secret) {
-		t.Run(name, func(t *testing.T) {
-			n := newNetwork()
-			n.start(t, 1, security{ringOf(t, secret)})
-			config := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{peerProtocol}}
-			// Sent even where the listener does not ask for one of that issuer.
-			config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &c.cert, nil }
-			c.config(config)
-			m := n.start(t, 2, forger{config})
-			err := call(t, m, 1, peer.MethodTerms, "let me in")
-			if c.reason == "" {
-				if err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if err == nil {
-				t.Fatal("let in")
-			}
-			defer func() {
-				if t.Failed() {
-					n.dump(t)
-				}
-			}()
-			eventually(t, "listener counts "+c.reason, func() bool { return n.counted(1, c.reason) })
-			eventually(t, "listener says why", func() bool { return n.says(1, "refused a connection", c.words) })
-			eventually(t, "dialler says it", func() bool { return n.says(2, "no connection") })
-		})
-	}
+	h.welcomes(t, map[string]stranger{
+		"other secret":    {forge(t, newAuthority(t), nil), reasonSecret, foreign, nil},
+		"no role":         {h.as(t, "/0000000000000002"), reasonCertificate, "not of the form", nil},
+		"no id":           {h.as(t, "/node"), reasonCertificate, "not of the form", nil},
+		"another cluster": {forge(t, good, named("quorate://elsewhere/node/0000000000000002")), "other_certificate", "of cluster elsewhere", nil},
+		"no cluster":      {forge(t, good, named("quorate:///node/0000000000000002")), "other_certificate", "of no cluster", nil},
+	})
 }
 
 // TestOtherClustersMeet: the same secret in two clusters, by mistake, does not mix

@@ -18,55 +18,30 @@ import (
 // be gone.
 func TestReissue(t *testing.T) {
 	old := newIssuer(t, "authority 0", nil)
-	dirs := []string{t.TempDir(), t.TempDir()}
-	var nodes []*Issued
-	for _, dir := range dirs {
+	var dirs [2]string
+	var nodes [2]*Issued
+	var by [2]peer.Security
+	for i := range dirs {
 		own := old.issue(t, nil)
-		nodes = append(nodes, openIssued(t, write(t, dir, &own, old)))
+		dirs[i] = t.TempDir()
+		nodes[i] = openIssued(t, write(t, dirs[i], &own, old))
+		by[i] = issuedSecurity{nodes[i]}
 	}
-	n := newNetwork()
-	a := n.start(t, 1, issuedSecurity{nodes[0]}, quick)
-	b := n.start(t, 2, issuedSecurity{nodes[1]}, quick)
-	made, stop := load(t, a, 2)
-	_, stopBack := load(t, b, 1)
-	defer func() {
-		if t.Failed() {
-			n.dump(t)
-		}
-	}()
-	for _, name := range []string{"authority 1", "authority 2"} {
-		next := newIssuer(t, name, nil)
-		for step := range 3 {
-			for i, dir := range dirs {
-				ended := n.ended(1)
-				switch own := next.issue(t, nil); step {
-				case 0:
-					write(t, dir, nil, old, next)
-				case 1:
-					write(t, dir, &own)
-				case 2:
-					write(t, dir, nil, next)
-				}
-				nodes[i].Look()
-				if step == 1 {
-					eventually(t, "connections replaced", func() bool { return n.ended(1) > ended })
-				}
-				before := made.Load()
-				eventually(t, "calls go on", func() bool { return made.Load() > before+50 })
-			}
-		}
+	replaceWhileBusy(t, by, 2, func() change {
+		next, before := newIssuer(t, "after "+old.cert.Subject.CommonName, nil), old
 		old = next
-	}
-	for _, err := range []error{stop(), stopBack()} {
-		if err != nil {
-			t.Errorf("a call failed: %v", err)
+		return func(step, i int) {
+			switch own := next.issue(t, nil); step {
+			case 0:
+				write(t, dirs[i], nil, before, next)
+			case 1:
+				write(t, dirs[i], &own)
+			case 2:
+				write(t, dirs[i], nil, next)
+			}
+			nodes[i].Look()
 		}
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.alarms != 0 {
-		t.Errorf("%d alarms of a node that is gone", n.alarms)
-	}
+	})
 }
 
 // TestRemovedAuthorityEnds: of three nodes the one whose authority is taken out of the

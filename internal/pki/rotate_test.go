@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/raftnode/peer"
+	"github.com/quorate-db/quorate/test/tap"
 )
 
 // quick shortens what a rotation takes.
@@ -72,10 +72,30 @@ func (n *network) ended(id kv.NodeID) int {
 // afterwards.
 func TestRotation(t *testing.T) {
 	old := NewSecret()
-	one, two := ringOf(t, old), ringOf(t, old)
+	rings := []*Keyring{ringOf(t, old), ringOf(t, old)}
+	replaceWhileBusy(t, [2]peer.Security{security{rings[0]}, security{rings[1]}}, 3, func() change {
+		next, before := NewSecret(), old
+		old = next
+		return func(step, i int) {
+			if err := rings[i].Replace([][]Secret{{before, next}, {next, before}, {next}}[step]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// change takes one of the two nodes a step on from what secures it to what is next: 0
+// accepts both, 1 uses what is next, 2 forgets what was before.
+type change func(step, node int)
+
+// replaceWhileBusy takes two nodes that talk without a pause through changes, one step
+// and one node at a time: no call fails, nobody is thought to be gone, and connections
+// are replaced when a node uses what is next.
+func replaceWhileBusy(t *testing.T, by [2]peer.Security, rounds int, next func() change) {
+	t.Helper()
 	n := newNetwork()
-	a := n.start(t, 1, security{one}, quick)
-	b := n.start(t, 2, security{two}, quick)
+	a := n.start(t, 1, by[0], quick)
+	b := n.start(t, 2, by[1], quick)
 	made, stop := load(t, a, 2)
 	_, stopBack := load(t, b, 1)
 	defer func() {
@@ -83,22 +103,19 @@ func TestRotation(t *testing.T) {
 			n.dump(t)
 		}
 	}()
-	for range 3 {
-		next := NewSecret()
-		for step, secrets := range [][]Secret{{old, next}, {next, old}, {next}} {
-			for _, k := range []*Keyring{one, two} {
+	for range rounds {
+		do := next()
+		for step := range 3 {
+			for i := range by {
 				ended := n.ended(1)
-				if err := k.Replace(secrets); err != nil {
-					t.Fatal(err)
-				}
-				if step == 1 { // that of the nodes which now mints with the new one replaces its connections
+				do(step, i)
+				if step == 1 {
 					eventually(t, "connections replaced", func() bool { return n.ended(1) > ended })
 				}
 				before := made.Load()
 				eventually(t, "calls go on", func() bool { return made.Load() > before+50 })
 			}
 		}
-		old = next
 	}
 	for _, err := range []error{stop(), stopBack()} {
 		if err != nil {
@@ -136,56 +153,6 @@ func TestRemovedSecretEnds(t *testing.T) {
 	}
 }
 
-// tap listens before a node and keeps every byte that passes, either way.
-type tap struct {
-	mu   sync.Mutex
-	seen bytes.Buffer
-}
-
-// Write keeps.
-func (p *tap) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.seen.Write(b)
-}
-
-func (p *tap) holds(text string) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return bytes.Contains(p.seen.Bytes(), []byte(text))
-}
-
-func (p *tap) listen(t *testing.T, to string) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			out, err := net.Dial("tcp", to)
-			if err != nil {
-				_ = in.Close()
-				continue
-			}
-			for _, way := range [][2]net.Conn{{in, out}, {out, in}} {
-				wg.Go(func() {
-					_, _ = io.Copy(way[0], io.TeeReader(way[1], p))
-					_ = in.Close()
-					_ = out.Close()
-				})
-			}
-		}
-	})
-	t.Cleanup(func() { _ = l.Close(); wg.Wait() })
-	return l.Addr().String()
-}
-
 // TestNothingIsReadableOnTheWire: a value, a node's id and the cluster's pass a tap
 // and are not in what it kept; without security all of them are.
 func TestNothingIsReadableOnTheWire(t *testing.T) {
@@ -194,10 +161,10 @@ func TestNothingIsReadableOnTheWire(t *testing.T) {
 	for name, sec := range map[string]peer.Security{"secured": s, "plain": nil} {
 		t.Run(name, func(t *testing.T) {
 			n := newNetwork()
-			p := &tap{}
-			b := n.start(t, 2, sec, inClusterOf("canary-cluster"))
-			_ = b
-			n.addresses[2] = p.listen(t, n.addresses[2])
+			var p tap.Tap
+			n.start(t, 2, sec, inClusterOf("canary-cluster"))
+			direct := n.addresses[2]
+			n.addresses[2] = p.Listen(t, func() string { return direct })
 			a := n.start(t, 1, sec, inClusterOf("canary-cluster"))
 			for _, size := range []int{1, 100, 5000, 100_000} {
 				text := canary + string(bytes.Repeat([]byte("x"), size)) + canary
@@ -207,8 +174,8 @@ func TestNothingIsReadableOnTheWire(t *testing.T) {
 			}
 			a.Close() // whose connections go through the tap
 			for _, text := range []string{canary, "canary-cluster"} {
-				if p.holds(text) != (sec == nil) {
-					t.Errorf("%q was seen: %t", text, p.holds(text))
+				if p.Saw(text) != (sec == nil) {
+					t.Errorf("%q was seen: %t", text, p.Saw(text))
 				}
 			}
 		})

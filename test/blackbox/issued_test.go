@@ -3,20 +3,17 @@
 package blackbox
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"fmt"
 	"math/big"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -130,20 +127,7 @@ func TestCertificatesOfOnesOwn(t *testing.T) {
 	}
 	c.WaitReady(t)
 	load := startImpatient(t, c)
-	changed := func(times int) {
-		t.Helper()
-		for i := range nodes {
-			if err := c.Signal(i+1, syscall.SIGHUP); err != nil {
-				t.Fatal(err)
-			}
-			proc.Eventually(t, proc.WaitMax, "node has seen the change", func(context.Context) error {
-				if n := len(c.Grep(i+1, "certificates for the peer port changed")); n < times {
-					return fmt.Errorf("node %d has seen %d, want %d", i+1, n, times)
-				}
-				return nil
-			})
-		}
-	}
+	changed := func(times int) { waitChanged(t, c, true, "certificates for the peer port changed", times) }
 	for _, node := range nodes {
 		f.trust(t, node, old, next)
 	}
@@ -157,15 +141,8 @@ func TestCertificatesOfOnesOwn(t *testing.T) {
 	}
 	removed := time.Now()
 	changed(3)
-	(&secretFiles{Cluster: c}).waitReplaced(t, removed, 2)
-	load.stop()
-	load.done.Wait()
-	for _, err := range load.failed {
-		t.Errorf("a request failed: %v", err)
-	}
-	if load.calls < 100 {
-		t.Errorf("%d requests only", load.calls)
-	}
+	waitReplaced(t, c, removed, 2)
+	load.end(t)
 }
 
 // TestPeerFilesThatCannotBeUsed: a node does not start with them, and says why.

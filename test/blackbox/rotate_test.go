@@ -20,6 +20,7 @@ import (
 	"github.com/quorate-db/quorate/internal/localcluster"
 	"github.com/quorate-db/quorate/internal/pki"
 	"github.com/quorate-db/quorate/test/proc"
+	"github.com/quorate-db/quorate/test/tap"
 )
 
 // removedMax bounds how long a secret that was removed may still be of use.
@@ -32,8 +33,8 @@ const canary = "canary-value-77f1c0"
 type secretFiles struct {
 	*proc.Cluster
 	dir   string
-	tap   proc.Tap // before node 2's peer port, once nodes know where that is
-	lines int      // that each node has logged about changes
+	tap   tap.Tap // before node 2's peer port, once nodes know where that is
+	lines int     // that each node has logged about changes
 }
 
 func startWithSecret(t *testing.T, secrets ...pki.Secret) *secretFiles {
@@ -82,16 +83,23 @@ func (f *secretFiles) change(t *testing.T, hurry bool, secrets ...pki.Secret) {
 	f.lines++
 	for i := 1; i <= 3; i++ {
 		f.write(t, i, secrets...)
-		if hurry {
-			if err := f.Signal(i, syscall.SIGHUP); err != nil {
-				t.Fatal(err)
-			}
+	}
+	waitChanged(t, f.Cluster, hurry, "cluster secrets changed", f.lines)
+}
+
+// waitChanged waits until each of three nodes has logged so many changes of its files.
+// hurry sends SIGHUP instead of waiting for it to look.
+func waitChanged(t *testing.T, c *proc.Cluster, hurry bool, words string, times int) {
+	t.Helper()
+	for i := 1; i <= 3 && hurry; i++ {
+		if err := c.Signal(i, syscall.SIGHUP); err != nil {
+			t.Fatal(err)
 		}
 	}
 	for i := 1; i <= 3; i++ {
-		proc.Eventually(t, removedMax, "change of secrets", func(context.Context) error {
-			if n := len(f.Grep(i, "cluster secrets changed")); n != f.lines {
-				return fmt.Errorf("node %d has logged %d changes, want %d", i, n, f.lines)
+		proc.Eventually(t, removedMax, words, func(context.Context) error {
+			if n := len(c.Grep(i, words)); n != times {
+				return fmt.Errorf("node %d has logged %d changes, want %d", i, n, times)
 			}
 			return nil
 		})
@@ -138,6 +146,20 @@ func (p *impatient) count(err error) {
 	}
 }
 
+// end ends them, and is an error of the test if a request failed.
+func (p *impatient) end(t *testing.T) (calls int) {
+	t.Helper()
+	p.stop()
+	p.done.Wait()
+	for _, err := range p.failed {
+		t.Errorf("a request failed: %v", err)
+	}
+	if p.calls < 100 {
+		t.Errorf("%d requests only", p.calls)
+	}
+	return p.calls
+}
+
 func terms(t *testing.T, c *proc.Cluster) map[string]string {
 	t.Helper()
 	shards, err := c.Admin().Shards(t.Context())
@@ -170,14 +192,10 @@ func TestSecretRotation(t *testing.T) {
 		if round == 0 {
 			c.refusesStray(t, removed, old)
 		}
-		c.waitReplaced(t, removed, 2*(round+1))
+		waitReplaced(t, c.Cluster, removed, 2*(round+1))
 		old = next
 	}
-	load.stop()
-	load.done.Wait()
-	for _, err := range load.failed {
-		t.Errorf("a request failed: %v", err)
-	}
+	calls := load.end(t)
 	for shard, was := range before {
 		if now := terms(t, c.Cluster)[shard]; now != was {
 			t.Errorf("shard %s: was led by %s, now by %s", shard, was, now)
@@ -186,18 +204,18 @@ func TestSecretRotation(t *testing.T) {
 	if seen := c.tap.Bytes(); seen < 100_000 || c.tap.Saw(canary) || c.tap.Saw("rotate1") {
 		t.Errorf("%d bytes passed node 2's peer port; the value is in them: %t", seen, c.tap.Saw(canary))
 	}
-	t.Logf("%d requests, %d bytes at the tap", load.calls, c.tap.Bytes())
+	t.Logf("%d requests, %d bytes at the tap", calls, c.tap.Bytes())
 }
 
 // closedConnections counts what a node had dialled and has ended.
 var closedConnections = regexp.MustCompile(`quorate_peer_connections_closed_total\{class="(?:raft|data|control)",dialled="here"\} (\d+)`)
 
 // waitReplaced waits until every node has ended so many connections that it had dialled.
-func (f *secretFiles) waitReplaced(t *testing.T, removed time.Time, want int) {
+func waitReplaced(t *testing.T, c *proc.Cluster, removed time.Time, want int) {
 	t.Helper()
 	for i := 1; i <= 3; i++ {
-		proc.Eventually(t, removedMax-time.Since(removed), "connections by the removed secret have ended", func(ctx context.Context) error {
-			a, err := proc.Do(ctx, http.MethodGet, f.Endpoint(i)+"/metrics", "", limit)
+		proc.Eventually(t, removedMax-time.Since(removed), "connections by what was removed have ended", func(ctx context.Context) error {
+			a, err := proc.Do(ctx, http.MethodGet, c.Endpoint(i)+"/metrics", "", limit)
 			if err != nil {
 				return err
 			}

@@ -1,4 +1,5 @@
-package proc
+// Package tap listens in on connections.
+package tap
 
 import (
 	"bytes"
@@ -42,6 +43,7 @@ func (p *Tap) Saw(text string) bool {
 }
 
 // Listen passes on to an address what comes to the one it gives, until the test ends.
+// By then what passed has to be over: listen before whatever speaks through the tap starts.
 func (p *Tap) Listen(t testing.TB, to func() string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -64,10 +66,7 @@ func (p *Tap) Listen(t testing.TB, to func() string) string {
 			wg.Go(func() { p.pass(out, in) })
 		}
 	})
-	t.Cleanup(func() {
-		_ = l.Close()
-		// The nodes have been ended by now, and with them what passes.
-	})
+	t.Cleanup(func() { _ = l.Close(); wg.Wait() })
 	return l.Addr().String()
 }
 
