@@ -19,6 +19,8 @@ type Snapshot struct {
 	Checks   []kv.Check // of readiness
 	Secrets  []string   // ids of the cluster secrets that count, that in use first
 	Insecure bool       // a port beyond loopback asks for nothing, as was allowed
+	// Certificates are those that this node was given, in files, one of each use.
+	Certificates []Certificate
 
 	// Cluster and Members are what this node knows of all. Members tells which
 	// series of other nodes are still wanted (M4).
@@ -39,6 +41,12 @@ type Placement struct {
 	OldestChange          time.Duration // age of the oldest move, split or merge under way
 	OldestOperation       time.Duration // age of the oldest operation that runs
 	SplitBytes            int64         // a shard larger than this splits; 0 = never by size
+}
+
+// Certificate is from when to when a file of certificates counts.
+type Certificate struct {
+	Use        string
+	Begin, End time.Time
 }
 
 // NodeNames says which node this is.

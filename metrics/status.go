@@ -20,6 +20,8 @@ type status struct {
 	inFlight *prometheus.Desc
 	nodes    *prometheus.Desc
 	secrets  *prometheus.Desc
+	begins   *prometheus.Desc
+	ends     *prometheus.Desc
 
 	placement []reading[Placement]
 	changes   *prometheus.Desc
@@ -52,6 +54,8 @@ func newStatus(m *Metrics) *status {
 		inFlight: prometheus.NewDesc("quorate_http_in_flight", "HTTP requests that are being served.", []string{"kind"}, nil),
 		nodes:    prometheus.NewDesc("quorate_cluster_nodes", "Nodes of the cluster as this node knows them.", []string{"state"}, nil),
 		secrets:  prometheus.NewDesc("quorate_cluster_secret", "Always 1; the cluster secrets that this node counts, by their ids: one is used, the others are accepted.", []string{"secret", "use"}, nil),
+		begins:   prometheus.NewDesc("quorate_certificate_not_before_timestamp_seconds", "Unix time from which the certificate counts whose end quorate_certificate_not_after_timestamp_seconds tells.", []string{"certificate"}, nil),
+		ends:     prometheus.NewDesc("quorate_certificate_not_after_timestamp_seconds", "Unix time at which a file of certificates that this node was given ends: that of the certificate in it which ends first.", []string{"certificate"}, nil),
 
 		placement: placementReadings(),
 		changes:   prometheus.NewDesc("quorate_placement_changes_under_way", "Moves, splits and merges of shards that are under way.", []string{"kind"}, nil),
@@ -237,6 +241,8 @@ func (s *status) Describe(out chan<- *prometheus.Desc) {
 	out <- s.inFlight
 	out <- s.nodes
 	out <- s.secrets
+	out <- s.begins
+	out <- s.ends
 	for _, r := range s.placement {
 		out <- r.desc
 	}
@@ -277,6 +283,10 @@ func (s *status) Collect(out chan<- prometheus.Metric) {
 			use = "accepted"
 		}
 		gauge(s.secrets, 1, id, use)
+	}
+	for _, c := range snap.Certificates {
+		gauge(s.begins, float64(c.Begin.Unix()), c.Use)
+		gauge(s.ends, float64(c.End.Unix()), c.Use)
 	}
 	gauge(s.inFlight, float64(snap.InFlight.Probes), "probes")
 	alive, draining := 0, 0

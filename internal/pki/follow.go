@@ -30,36 +30,48 @@ func Follow(ctx context.Context, every time.Duration, hurry <-chan os.Signal, lo
 // checksum tells versions of files apart by what counts in them.
 type checksum = [sha256.Size]byte
 
+// contents are what there is to know of files besides what is made of them.
+type contents struct {
+	sum   checksum
+	terms []Term // of their certificates, one a file
+}
+
 // follower keeps what files say, as a T, while they change. A version of them that
 // cannot be used changes nothing: the one before goes on, and the log says once what is
-// wrong. Any number may call load; the rest is for one at a time.
+// wrong, and of each version once that it ends soon. Any number may call load and Terms;
+// the rest is for one at a time.
 type follower[T any] struct {
-	read func() (T, checksum, error)
+	read func() (T, contents, error)
 	// take may refuse what was read and differs, and gives what the log says of it.
 	take              func(next T) (about []any, err error)
 	changed, unusable string // what the log says
 	log               *slog.Logger
+	now               func() time.Time
 
-	current atomic.Pointer[T]
-	sum     checksum // of what current was read from
-	failed  string   // what was last wrong
+	current atomic.Pointer[version[T]]
+	failed  string      // what was last wrong
+	warned  *version[T] // whose end was told of
+}
+
+// version is what files said at one time. It never changes.
+type version[T any] struct {
+	what T
+	contents
 }
 
 // load gives what counts.
-func (f *follower[T]) load() T { return *f.current.Load() }
+func (f *follower[T]) load() T { return f.current.Load().what }
+
+// Terms gives from when to when the files count.
+func (f *follower[T]) Terms() []Term { return f.current.Load().terms }
 
 // open reads the files for the first time.
 func (f *follower[T]) open() error {
-	first, sum, err := f.read()
+	first, in, err := f.read()
 	if err == nil {
-		f.keep(first, sum)
+		f.current.Store(&version[T]{first, in})
 	}
 	return err
-}
-
-func (f *follower[T]) keep(what T, sum checksum) {
-	f.sum = sum
-	f.current.Store(&what)
 }
 
 // Look reads the files once and takes over what has changed. Files that do not fit
@@ -73,30 +85,46 @@ func (f *follower[T]) Look() {
 		f.failed = err.Error()
 		f.log.Error(f.unusable, "err", err)
 	}
+	f.warn()
 }
 
 func (f *follower[T]) renew() error {
-	next, sum, err := f.read()
-	if err != nil || sum == f.sum {
+	next, in, err := f.read()
+	if err != nil || in.sum == f.current.Load().sum {
 		return err
 	}
 	about, err := f.take(next)
 	if err == nil {
-		f.keep(next, sum)
+		f.current.Store(&version[T]{next, in})
 		f.log.Info(f.changed, about...)
 	}
 	return err
+}
+
+// warn tells once of certificates that end soon.
+func (f *follower[T]) warn() {
+	v, now := f.current.Load(), f.now()
+	if v == f.warned {
+		return
+	}
+	for _, t := range v.terms {
+		if t.EndsSoon(now) {
+			f.warned = v
+			f.log.Warn("a certificate ends soon", "use", t.Use, "file", t.File, "subject", t.Subject, "until", t.End.UTC())
+		}
+	}
 }
 
 // FollowSecrets gives what keeps a keyring as a file says, whenever it is called.
 func FollowSecrets(path string, ring *Keyring, log *slog.Logger) (look func()) {
 	f := &follower[[]Secret]{
 		changed: "cluster secrets changed", unusable: "cannot read the cluster secrets; those that were read before go on", log: log,
-		sum: sumOf(ring.IDs()),
+		now: time.Now,
 	}
-	f.read = func() ([]Secret, checksum, error) {
+	f.current.Store(&version[[]Secret]{nil, contents{sum: sumOf(ring.IDs())}})
+	f.read = func() ([]Secret, contents, error) {
 		secrets, err := ReadSecrets(path)
-		return secrets, sumOf(idsOf(secrets)), err
+		return secrets, contents{sum: sumOf(idsOf(secrets))}, err
 	}
 	f.take = func(next []Secret) ([]any, error) {
 		before := ring.IDs()

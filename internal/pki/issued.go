@@ -33,9 +33,7 @@ type Files struct{ Cert, Key, CA string }
 // second place for it could only disagree.
 type Issued struct {
 	follower[*credentials]
-	files  Files
-	now    func() time.Time
-	warned *credentials // whose end was told of
+	files Files
 }
 
 // credentials are what was in the files at one time. They never change.
@@ -51,10 +49,11 @@ func OpenIssued(files Files, log *slog.Logger, now func() time.Time) (*Issued, e
 	if now == nil {
 		now = time.Now
 	}
-	i := &Issued{files: files, now: now}
+	i := &Issued{files: files}
 	i.follower = follower[*credentials]{
 		read: i.read, take: i.take,
-		changed: "certificates for the peer port changed", unusable: "cannot use the files of certificates for the peer port; what was read before goes on", log: log,
+		changed: "certificates for the peer port changed", unusable: "cannot use the files of certificates for the peer port; what was read before goes on",
+		log: log, now: now,
 	}
 	return i, i.open()
 }
@@ -64,18 +63,6 @@ func (i *Issued) Cluster() string { return i.load().name.Cluster }
 
 // Expires gives when this node's certificate does.
 func (i *Issued) Expires() time.Time { return i.load().own.Leaf.NotAfter }
-
-// endsSoonMax is the most that a certificate's last part takes, in which it is called for.
-const endsSoonMax = 21 * 24 * time.Hour
-
-// EndsSoon reports whether this node's certificate is in the last quarter of its life,
-// or in its last three weeks if that is shorter, or has ended.
-func (i *Issued) EndsSoon() bool { return i.load().endsSoon(i.now()) }
-
-func (c *credentials) endsSoon(now time.Time) bool {
-	leaf := c.own.Leaf
-	return now.After(leaf.NotAfter.Add(-min(leaf.NotAfter.Sub(leaf.NotBefore)/4, endsSoonMax)))
-}
 
 // For refuses to be another node than the certificate says, if it says one.
 func (i *Issued) For(node kv.NodeID) error {
@@ -89,15 +76,6 @@ func (c *credentials) isFor(node kv.NodeID) error {
 	return nil
 }
 
-// Look does what every follower does, and tells once of a certificate that ends soon.
-func (i *Issued) Look() {
-	i.follower.Look()
-	if c := i.load(); c != i.warned && c.endsSoon(i.now()) {
-		i.warned = c
-		i.log.Warn("this node's certificate for the peer port ends soon, and with it new connections", "file", i.files.Cert, "until", c.own.Leaf.NotAfter.UTC())
-	}
-}
-
 func (i *Issued) take(next *credentials) ([]any, error) {
 	if before := i.Cluster(); next.name.Cluster != before {
 		return nil, fmt.Errorf("%s: the certificate names cluster %s, this node runs in %s: that changes by a restart only",
@@ -106,22 +84,18 @@ func (i *Issued) take(next *credentials) ([]any, error) {
 	return []any{"name", next.name.String(), "until", next.own.Leaf.NotAfter.UTC()}, nil
 }
 
-func (i *Issued) read() (*credentials, checksum, error) {
-	own, pairSum, err := readPair(i.files.Cert, i.files.Key, i.now())
+func (i *Issued) read() (*credentials, contents, error) {
+	own, chain, pairSum, err := readPair(i.files.Cert, i.files.Key, i.now())
 	if err != nil {
-		return nil, checksum{}, err
+		return nil, contents{}, err
 	}
 	roots, rootSum, err := readAuthorities(i.files.CA)
 	if err != nil {
-		return nil, checksum{}, err
+		return nil, contents{}, err
 	}
-	c := &credentials{own: own, roots: roots}
+	c := &credentials{own: own, roots: poolOf(roots)}
 	if c.name, err = issuedNameIn(own.Leaf); err != nil {
-		return nil, checksum{}, fmt.Errorf("%s: %w", i.files.Cert, err)
-	}
-	chain, err := parseAll(own.Certificate)
-	if err != nil {
-		return nil, checksum{}, fmt.Errorf("%s: %w", i.files.Cert, err)
+		return nil, contents{}, fmt.Errorf("%s: %w", i.files.Cert, err)
 	}
 	// Every node dials and is dialled.
 	for _, end := range []struct {
@@ -129,27 +103,18 @@ func (i *Issued) read() (*credentials, checksum, error) {
 		does  string
 	}{{x509.ExtKeyUsageServerAuth, "accept"}, {x509.ExtKeyUsageClientAuth, "dial"}} {
 		if _, err := c.check(chain, end.usage, i.now()); err != nil {
-			return nil, checksum{}, fmt.Errorf("%s, as a node's to %s connections: %w", i.files.Cert, end.does, err)
+			return nil, contents{}, fmt.Errorf("%s, as a node's to %s connections: %w", i.files.Cert, end.does, err)
 		}
 	}
-	return c, sha256.Sum256(append(pairSum[:], rootSum[:]...)), nil
-}
-
-func parseAll(ders [][]byte) ([]*x509.Certificate, error) {
-	certs := make([]*x509.Certificate, 0, len(ders))
-	for _, der := range ders {
-		cert, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, err
-		}
-		certs = append(certs, cert)
-	}
-	return certs, nil
+	return c, contents{
+		sha256.Sum256(append(pairSum[:], rootSum[:]...)),
+		[]Term{termOf(UsePeerCert, i.files.Cert, chain), termOf(UsePeerCA, i.files.CA, roots)},
+	}, nil
 }
 
 // readAuthorities reads a file of authorities, each of which must be one, and gives a
 // checksum of it too.
-func readAuthorities(path string) (*x509.CertPool, checksum, error) {
+func readAuthorities(path string) ([]*x509.Certificate, checksum, error) {
 	var none checksum
 	f, err := os.Open(path)
 	if err != nil {
@@ -163,15 +128,15 @@ func readAuthorities(path string) (*x509.CertPool, checksum, error) {
 	if len(text) > authorityFileBytesMax {
 		return nil, none, fmt.Errorf("%s: larger than %d bytes", path, authorityFileBytesMax)
 	}
-	pool, err := parseAuthorities(text)
+	certs, err := parseAuthorities(text)
 	if err != nil {
 		return nil, none, fmt.Errorf("%s: %w", path, err)
 	}
-	return pool, sha256.Sum256(text), nil
+	return certs, sha256.Sum256(text), nil
 }
 
-func parseAuthorities(text []byte) (*x509.CertPool, error) {
-	pool := x509.NewCertPool()
+func parseAuthorities(text []byte) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
 	n := 0
 	for rest := text; ; {
 		var block *pem.Block
@@ -192,10 +157,10 @@ func parseAuthorities(text []byte) (*x509.CertPool, error) {
 		if !cert.IsCA {
 			return nil, fmt.Errorf("certificate %d, %s, is not an authority's", n, quoted(cert.Subject.String()))
 		}
-		pool.AddCert(cert)
+		certs = append(certs, cert)
 	}
 	if n == 0 {
 		return nil, errors.New("there is no certificate in it")
 	}
-	return pool, nil
+	return certs, nil
 }

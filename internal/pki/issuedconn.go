@@ -46,12 +46,8 @@ func (c *credentials) check(presented []*x509.Certificate, usage x509.ExtKeyUsag
 		return Name{}, errNoCertificate()
 	}
 	cert := presented[0]
-	between := x509.NewCertPool()
-	for _, more := range presented[1:] {
-		between.AddCert(more)
-	}
 	_, err := cert.Verify(x509.VerifyOptions{
-		Roots: c.roots, Intermediates: between, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage},
+		Roots: c.roots, Intermediates: poolOf(presented[1:]), CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{usage},
 	})
 	if err != nil {
 		return Name{}, refusal(cert, err)

@@ -172,8 +172,11 @@ func TestExpiryAlone(t *testing.T) {
 	}{{0, false}, {25 * time.Minute, false}, {35 * time.Minute, true}, {2 * time.Hour, true}} {
 		ahead.Store(int64(c.ahead))
 		i.Look()
-		if told := strings.Count(log.String(), "ends soon"); i.EndsSoon() != c.soon || (told == 1) != c.soon {
-			t.Errorf("after %s: soon %t, told %d times", c.ahead, i.EndsSoon(), told)
+		for _, term := range i.Terms() { // of the certificate and of the authority
+			told := strings.Count(log.String(), `"a certificate ends soon" use=`+string(term.Use))
+			if soon := term.EndsSoon(clock()); soon != c.soon || (told == 1) != c.soon {
+				t.Errorf("after %s: %s: soon %t, told %d times", c.ahead, term.Use, soon, told)
+			}
 		}
 	}
 	if got := s.standing(); got != Outdated {

@@ -51,10 +51,11 @@ type process struct {
 	config Config
 	log    *slog.Logger
 	meter  *metrics.Metrics
-	ring   *pki.Keyring // nil: there is no cluster secret
-	issued *pki.Issued  // nil: there are no certificates for traffic between nodes
-	webTLS *tls.Config  // nil: clients are served over plain HTTP
-	looks  []func()     // at files that may change
+	ring   *pki.Keyring        // nil: there is no cluster secret
+	issued *pki.Issued         // nil: there are no certificates for traffic between nodes
+	webTLS *tls.Config         // nil: clients are served over plain HTTP
+	looks  []func()            // at files that may change
+	terms  []func() []pki.Term // of those that hold certificates
 
 	webHosts []string // names and addresses in the cluster's certificate for clients
 
@@ -127,7 +128,7 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 	}
 	defer guard.close()
 	edge := httpd.New(httpd.Options{
-		Admin:   admin{p.node.Control(), p.node, p.issued},
+		Admin:   admin{p.node.Control(), p.node, p.ends},
 		Access:  guard.access(),
 		Tokens:  p.node.Control(),
 		Data:    p.node.Router(),
@@ -145,6 +146,9 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 		s := snapshot(p.node, edge)
 		if p.ring != nil {
 			s.Secrets = p.ring.IDs()
+		}
+		for _, term := range p.ends() {
+			s.Certificates = append(s.Certificates, metrics.Certificate{Use: string(term.Use), Begin: term.Begin, End: term.End})
 		}
 		return s
 	})

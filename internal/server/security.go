@@ -83,7 +83,7 @@ func (p *process) securePeers() error {
 	}
 	p.issued = issued
 	p.log.Info("peer traffic is secured by certificates", "cluster", issued.Cluster(), "until", issued.Expires().UTC())
-	p.looks = append(p.looks, issued.Look)
+	p.keep(issued)
 	return nil
 }
 
@@ -179,8 +179,8 @@ func (c peerConn) Standing() peer.Standing {
 // admin is the control plane with what only this node knows of itself.
 type admin struct {
 	*placement.Control
-	node   *Node
-	issued *pki.Issued // may be nil
+	node *Node
+	ends func() []pki.Term // of its files of certificates
 }
 
 // Problems adds to what the cluster knows what of this node is not secured, or not for long.
@@ -191,22 +191,5 @@ func (a admin) Problems(ctx context.Context) ([]kv.Problem, error) {
 	}
 	self, name := a.node.identity.Node(), a.node.name()
 	problems = append(problems, a.node.config.exposure().problems(self, name)...)
-	if a.issued != nil && a.issued.EndsSoon() {
-		problems = append(problems, endingProblem(self, name, a.issued.Expires(), time.Now()))
-	}
-	return problems, nil
-}
-
-// endingProblem tells that a node's certificate ends, or has ended.
-func endingProblem(id kv.NodeID, name string, end, now time.Time) kv.Problem {
-	p := kv.Problem{
-		Code: "certificate-ends", Severity: kv.SeverityWarning, Node: id,
-		Summary: "node " + name + "'s certificate for the peer port ends at " + end.UTC().Format(time.RFC3339),
-		Help:    "renew the files of --peer-cert and --peer-key; they are read again within two seconds",
-	}
-	if now.After(end) {
-		p.Severity = kv.SeverityCritical
-		p.Summary = "node " + name + "'s certificate for the peer port ended at " + end.UTC().Format(time.RFC3339) + ": no new connection between it and others is made"
-	}
-	return p
+	return append(problems, endingProblems(self, name, a.ends(), time.Now())...), nil
 }

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/quorate-db/quorate/internal/pki"
 	"github.com/quorate-db/quorate/kv"
@@ -131,19 +130,6 @@ func TestExposureIsSaid(t *testing.T) {
 			if !strings.Contains(told, want) || !strings.Contains(log.String(), want) {
 				t.Errorf("%s: %q is not in %s\nor not in %s", name, want, told, log.String())
 			}
-		}
-	}
-}
-
-func TestEndingProblem(t *testing.T) {
-	end := time.Now()
-	for _, c := range []struct {
-		now      time.Time
-		severity kv.Severity
-		says     string
-	}{{end.Add(-time.Hour), kv.SeverityWarning, " ends at "}, {end.Add(time.Hour), kv.SeverityCritical, " ended at "}} {
-		if p := endingProblem(1, "a", end, c.now); p.Severity != c.severity || !strings.Contains(p.Summary, c.says) {
-			t.Errorf("%+v", p)
 		}
 	}
 }

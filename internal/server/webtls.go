@@ -54,7 +54,7 @@ func (p *process) secureWeb() error {
 			return fmt.Errorf("--tls-cert, --tls-key: %w", err)
 		}
 		p.log.Info("clients are served over HTTPS", "certificate", w.Cert, "until", pair.Certificate().Leaf.NotAfter.UTC())
-		p.looks = append(p.looks, pair.Look)
+		p.keep(pair)
 		get = func() (*tls.Certificate, error) { return pair.Certificate(), nil }
 	} else {
 		p.webHosts = webHosts(p.config.HTTP, w.Hosts)
@@ -66,7 +66,7 @@ func (p *process) secureWeb() error {
 		if err != nil {
 			return fmt.Errorf("--tls-ca: %w", err)
 		}
-		p.looks = append(p.looks, clients.Look)
+		p.keep(clients)
 		clients.Require(p.webTLS)
 	}
 	return nil

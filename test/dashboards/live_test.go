@@ -9,12 +9,14 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/quorate-db/quorate/client"
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/test/operator"
 	"github.com/quorate-db/quorate/test/proc"
 )
 
@@ -46,7 +48,10 @@ func TestPromtool(t *testing.T) {
 func TestEveryExpressionHasData(t *testing.T) {
 	tool(t, "prometheus")
 	binary := builder.Binary(t, false)
-	c := proc.Start(t, binary, proc.Shape{Nodes: 3, Shards: 4})
+	files := operatorFiles(t, "1", "2", "3")
+	c := proc.Start(t, binary, proc.Shape{Nodes: 3, Shards: 4, Plain: true, NodeArgs: func(_ *proc.Cluster, i int) []string {
+		return files.Args(strconv.Itoa(i))
+	}})
 	var addresses []string
 	for i := 1; i <= c.Size; i++ {
 		addresses = append(addresses, c.HTTPAddress(i))
@@ -101,6 +106,18 @@ func TestEveryExpressionHasData(t *testing.T) {
 		}
 	}
 	t.Logf("%d expressions, %d of them of alerts", len(all), len(rules))
+}
+
+// operatorFiles are certificates of one's own, which have metrics that a cluster secret
+// has not.
+func operatorFiles(t *testing.T, nodes ...string) operator.Files {
+	t.Helper()
+	f, o := operator.Files{Dir: t.TempDir()}, operator.New(t, "operator", operator.Life/2)
+	for _, node := range nodes {
+		f.Trust(t, node, o)
+		f.Issue(t, node, "quorate://dashboards/node", o, operator.Life/2)
+	}
+	return f
 }
 
 // checkCommand wants that the command which an alert names exists.
