@@ -2,7 +2,9 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -61,21 +63,34 @@ func FuzzApply(f *testing.F) {
 	})
 }
 
-// FuzzRestore: no bytes panic Restore; what it refuses leaves the replica alone, and
-// what it takes can be read whole.
+// FuzzRestore: no bytes panic Restore, be their checksums right or not; what it refuses
+// leaves the replica alone, and what it takes can be read whole and is written as an
+// image that reads the same.
 func FuzzRestore(f *testing.F) {
-	db, r, _ := filled(f, engine.NewMemFS())
-	f.Add(mustImage(f, r))
-	mustClose(f, db)
-	f.Add([]byte(imageMagic))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		db := mustOpen(t, engine.NewMemFS())
-		defer mustClose(t, db)
-		r := mustReplica(t, db)
+	source, r, _ := filled(f, engine.NewMemFS())
+	whole := mustImage(f, r)
+	mustClose(f, source)
+	if !bytes.Equal(mended(f, whole), whole) {
+		f.Fatal("a good image was mended")
+	}
+	for _, mend := range []bool{false, true} {
+		f.Add(whole, mend)
+		f.Add(append(bytes.Clone(whole), 0), mend)
+		f.Add([]byte(imageMagic), mend)
+	}
+	// One database for all inputs: to open one takes longer than everything else.
+	db := mustOpen(f, engine.NewMemFS())
+	f.Cleanup(func() { mustClose(f, db) })
+	f.Fuzz(func(t *testing.T, data []byte, mend bool) {
+		if mend {
+			data = mended(t, data)
+		}
+		r := mustReplica(t, db) // that of the input before, if it was refused
 		before := mustDigest(t, r)
 		err := restore(r, bytes.NewReader(data))
 		after := mustDigest(t, r)
 		if err == nil {
+			checkAgain(t, db, mustImage(t, r), after)
 			return
 		}
 		if !errors.Is(err, ErrImageCorrupt) && !errors.Is(err, ErrImageOld) {
@@ -85,4 +100,74 @@ func FuzzRestore(f *testing.F) {
 			t.Fatal("a refused image changed the state")
 		}
 	})
+}
+
+// checkAgain restores an image into a new replica, which has to become as that which it
+// is of, and drops both.
+func checkAgain(t *testing.T, db *DB, image []byte, want string) {
+	t.Helper()
+	drop := func() {
+		if err := db.DropReplica(testShard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	drop()
+	r := mustReplica(t, db)
+	if err := restore(r, bytes.NewReader(image)); err != nil {
+		t.Fatalf("an image was taken, but not the one that is written of it: %v", err)
+	}
+	if mustDigest(t, r) != want {
+		t.Fatal("the image of an image reads otherwise")
+	}
+	drop()
+}
+
+// mended makes lengths, checksums and the end of an image right, so that what is in it
+// is looked at: bytes that were changed anywhere would all fail a checksum.
+func mended(t testing.TB, data []byte) []byte {
+	t.Helper()
+	rest, ok := bytes.CutPrefix(data, []byte(imageMagic))
+	if !ok {
+		return data
+	}
+	var out bytes.Buffer
+	w := newFrameWriter(&out)
+	err := w.write([]byte(imageMagic))
+	records := uint64(0)
+	for len(rest) > frameOverhead {
+		kind, size := rest[0], binary.BigEndian.Uint32(rest[1:])
+		rest = rest[frameOverhead:]
+		content := bytes.Clone(rest[:min(uint64(size), uint64(len(rest)))])
+		rest = rest[min(len(content)+crc32.Size, len(rest)):]
+		switch kind {
+		case frameBlock:
+			records += resealed(content)
+		case frameEnd:
+			content = w.sum.Sum(binary.BigEndian.AppendUint64(nil, records))
+		}
+		err = errors.Join(err, w.frame(kind, content))
+	}
+	if err := errors.Join(err, w.w.Flush()); err != nil {
+		t.Fatal(err)
+	}
+	return append(out.Bytes(), rest...)
+}
+
+// resealed seals the records of a block anew, in place, and counts them.
+func resealed(block []byte) (records uint64) {
+	for {
+		local, rest, ok := cutBlob(block)
+		if !ok {
+			return records
+		}
+		value, rest, ok := cutBlob(rest)
+		if !ok {
+			return records
+		}
+		if len(value) >= checksumBytes {
+			seal(append(spacePrefix(nil, 0), local...), value)
+		}
+		records++
+		block = rest
+	}
 }
