@@ -106,17 +106,19 @@ func (r *Replica) Stand() {
 	}
 }
 
-// standRetry is how often a replica of a new shard asks whether a majority runs.
-const standRetry = 20 * time.Millisecond
+// standRetryMin and standRetryMax bound the pause in which a replica of a new shard asks
+// again whether a majority runs; it doubles. Writes to the shard wait meanwhile.
+const (
+	standRetryMin = 2 * time.Millisecond
+	standRetryMax = 20 * time.Millisecond
+)
 
 // StandUntilLed has a shard that has just come into being elect this replica
 // without waiting for anybody's timeout. The others may come into being a little
 // later, so it waits until a majority runs, and stands; it returns when a leader is
 // known, whoever that is.
 func (r *Replica) StandUntilLed(ctx context.Context) error {
-	retry := time.NewTicker(standRetry)
-	defer retry.Stop()
-	for {
+	for pause := standRetryMin; ; pause = min(2*pause, standRetryMax) {
 		if _, led := r.leader(); led {
 			return nil
 		}
@@ -125,7 +127,7 @@ func (r *Replica) StandUntilLed(ctx context.Context) error {
 			r.Stand()
 		}
 		select {
-		case <-retry.C:
+		case <-time.After(pause):
 		case <-r.ctx.Done():
 			return r.errStopped()
 		case <-ctx.Done():

@@ -209,14 +209,20 @@ func (a *attempts) worthwhile(e *kv.Error) bool {
 	}
 }
 
-// delay is nothing after news of where to go, else grows and is random by half.
+// delay is nothing after news of where to go, else doubles every second time and is
+// random by half: what the pause adds to the time for which nobody could serve is a
+// third of that at most.
 func (a *attempts) delay(e *kv.Error) time.Duration {
 	news := e.Code == kv.CodeWrongShard || e.Code == kv.CodeNotLeader && a.promising(a.hint)
 	if news && a.quick < quickMax {
 		a.quick++
 		return 0
 	}
-	d := min(a.r.timing.BackoffMin<<min(a.tries-1, 20), a.r.timing.BackoffMax)
+	d := a.r.timing.BackoffMin << min((a.tries-1)/2, 20)
+	if a.tries%2 == 0 {
+		d += d / 2
+	}
+	d = min(d, a.r.timing.BackoffMax)
 	return d/2 + rand.N(d/2+1)
 }
 
