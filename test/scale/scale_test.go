@@ -79,7 +79,7 @@ func TestScale(t *testing.T) {
 	c := proc.Start(t, builder.Binary(t, false), proc.Shape{Shards: 1, DataDir: dir})
 	deadGrace, splitBytes, none := client.Duration(grace), bytes/16, int64(0)
 	c.Configure(t, client.ConfigChange{DeadGrace: &deadGrace, SplitBytes: &splitBytes, MergeBytes: &none})
-	table := &scaleTable{}
+	table := &scaleTable{t: t, begin: time.Now()}
 	pulse := load.StartPulse(t, c.Endpoints(), load.PulseKeys())
 
 	loaded := fill(t, c, bytes)
@@ -197,10 +197,18 @@ func diskUse(c *proc.Cluster) string {
 	return strings.Join(out, ", ") + " MiB"
 }
 
-// scaleTable is a table in Markdown.
-type scaleTable struct{ rows []string }
+// scaleTable is a table in Markdown. Each row is also logged when it is added: with
+// much data the test takes long.
+type scaleTable struct {
+	t     testing.TB
+	begin time.Time
+	rows  []string
+}
 
-func (s *scaleTable) add(what, value string) { s.rows = append(s.rows, "| "+what+" | "+value+" |") }
+func (s *scaleTable) add(what, value string) {
+	s.t.Logf("after %s: %s: %s", time.Since(s.begin).Round(time.Second), what, value)
+	s.rows = append(s.rows, "| "+what+" | "+value+" |")
+}
 
 func (s *scaleTable) String() string {
 	return "| at scale | |\n|---|---|\n" + strings.Join(s.rows, "\n") + "\n"
