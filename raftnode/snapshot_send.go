@@ -48,8 +48,9 @@ type sending struct {
 
 // flying is a chunk whose answer has not been looked at.
 type flying struct {
-	c      chunk
-	answer <-chan chunkReply
+	c       chunk
+	message []byte // the mesh's until there is an answer
+	answer  <-chan chunkReply
 }
 
 type chunkReply struct {
@@ -133,18 +134,19 @@ func (s *sending) buffer() []byte {
 		s.spare = s.spare[:n-1]
 		return buf[:snapshotChunkBytes]
 	}
-	return make([]byte, snapshotChunkBytes)
+	return make([]byte, snapshotChunkBytes, snapshotChunkBytes+chunkOverhead)
 }
 
 // launch sends a chunk and does not wait.
 func (s *sending) launch(c chunk) {
 	answer := make(chan chunkReply, 1)
-	s.flight = append(s.flight, flying{c, answer})
+	message := c.append(s.buffer()[:0], s.envelope())
+	s.flight = append(s.flight, flying{c, message, answer})
 	if s.t.mute.Load() > 0 {
 		answer <- chunkReply{err: errMute}
 		return
 	}
-	s.t.mesh.Send(s.to.Node, peer.MethodSnapshotChunk, s.encode(&c), time.Now().Add(chunkTimeout), func(data []byte, err error) {
+	s.t.mesh.Send(s.to.Node, peer.MethodSnapshotChunk, message, time.Now().Add(chunkTimeout), func(data []byte, err error) {
 		reply := chunkReply{err: err}
 		if err == nil {
 			reply.chunkAnswer, reply.err = decodeChunkAnswer(data)
@@ -181,7 +183,7 @@ func (s *sending) land() (answer chunkAnswer, lost bool, err error) {
 			}
 		}
 		s.flight = append(s.flight[:0], s.flight[1:]...)
-		s.spare = append(s.spare, f.c.data)
+		s.spare = append(s.spare, f.c.data, f.message)
 		return answer, lost, nil
 	case <-s.t.stop:
 		return chunkAnswer{}, false, raft.ErrTransportShutdown
@@ -253,10 +255,10 @@ func gaveUp(err error) bool {
 	return err != nil && (code == kv.CodeConflict || code == kv.CodeCorrupt)
 }
 
-func (s *sending) encode(c *chunk) []byte { return c.encode(envelope{from: s.r.id, to: s.to}) }
+func (s *sending) envelope() envelope { return envelope{from: s.r.id, to: s.to} }
 
 func (s *sending) once(c *chunk) (chunkAnswer, error) {
-	data, err := s.t.call(peer.MethodSnapshotChunk, s.to, s.encode(c), chunkTimeout)
+	data, err := s.t.call(peer.MethodSnapshotChunk, s.to, c.encode(s.envelope()), chunkTimeout)
 	if err != nil {
 		return chunkAnswer{}, err
 	}

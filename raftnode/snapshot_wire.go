@@ -25,8 +25,15 @@ type chunk struct {
 // end is the offset of what follows the chunk.
 func (c *chunk) end() uint64 { return c.offset + uint64(len(c.data)) }
 
+// chunkOverhead is what a message of a chunk takes beside its data, at most.
+const chunkOverhead = 128
+
 func (c *chunk) encode(e envelope) []byte {
-	out := e.append(make([]byte, 0, len(c.data)+128))
+	return c.append(make([]byte, 0, len(c.data)+chunkOverhead), e)
+}
+
+func (c *chunk) append(out []byte, e envelope) []byte {
+	out = e.append(out)
 	for _, v := range [...]uint64{c.term, c.stream, c.index, c.terms, c.offset} {
 		out = appendUvarint(out, v)
 	}
