@@ -85,6 +85,7 @@ type guardedRig struct {
 	*rig
 	access *fakeAccess
 	admin  *fakeAdmin
+	trail  *fakeAudit
 	mu     sync.Mutex
 	audits []AuditInfo
 	calls  []string // of the data plane
@@ -93,11 +94,11 @@ type guardedRig struct {
 }
 
 func newGuardedRig(t *testing.T) *guardedRig {
-	g := &guardedRig{access: &fakeAccess{}, admin: newFakeAdmin(), bearer: map[string]string{}}
+	g := &guardedRig{access: &fakeAccess{}, admin: newFakeAdmin(), trail: &fakeAudit{}, bearer: map[string]string{}}
 	g.access.setLocked(nil)
 	g.now.Store(1_700_000_000_000)
 	g.rig = newRig(t, func(o *Options) {
-		o.Access, o.Tokens, o.Admin = g.access, g.access, g.admin
+		o.Access, o.Tokens, o.Admin, o.Audit = g.access, g.access, g.admin, g.trail
 		o.Now = func() time.Time { return time.UnixMilli(g.now.Load()) }
 		o.Metrics = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "up 1") })
 		o.Hooks.Audit = func(i AuditInfo) {
@@ -133,7 +134,7 @@ func newGuardedRig(t *testing.T) *guardedRig {
 func (g *guardedRig) took() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	out := strings.Join(g.calls, " ") + g.admin.take()
+	out := strings.Join(g.calls, " ") + g.admin.take() + g.trail.take()
 	g.calls = nil
 	return out
 }

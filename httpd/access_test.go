@@ -60,6 +60,7 @@ var routeCases = []routeCase{
 	{"admin", "POST", "/v1/tokens", "/v1/tokens", `{"grants":[{"role":"reader"}]}`},
 	{"token", "GET", "/v1/tokens/self", "/v1/tokens/self", ""}, {"token", "HEAD", "/v1/tokens/self", "/v1/tokens/self", ""},
 	{"admin", "DELETE", "/v1/tokens/{id}", "/v1/tokens/0000000000000000", ""},
+	{"admin", "GET", "/v1/audit", "/v1/audit", ""}, {"admin", "HEAD", "/v1/audit", "/v1/audit", ""},
 	{"token", "GET", "/v1/limits", "/v1/limits", ""}, {"token", "HEAD", "/v1/limits", "/v1/limits", ""},
 	{"token", "GET", "/v1/version", "/v1/version", ""}, {"token", "HEAD", "/v1/version", "/v1/version", ""},
 	{"open", "GET", "/livez", "/livez", ""}, {"open", "HEAD", "/livez", "/livez", ""},

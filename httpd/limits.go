@@ -44,6 +44,8 @@ func (s *Server) getLimits(x *exchange) error {
 		"zone_bytes_max":              kv.ZoneBytesMax,
 		"events_default":              kv.EventsDefault,
 		"events_max":                  kv.EventsMax,
+		"audit_default":               kv.AuditDefault,
+		"audit_max":                   kv.AuditMax,
 		"tokens_max":                  kv.TokensMax,
 		"grants_max":                  kv.GrantsMax,
 		"token_name_bytes_max":        kv.TokenNameBytesMax,

@@ -88,6 +88,7 @@ func (s *Server) routes() *mux.Router {
 	add("/v1/tokens", &s.control, read(needAdmin, s.getTokens), post(s.createToken))
 	add("/v1/tokens/self", &s.control, read(needToken, s.getOwnToken))
 	add("/v1/tokens/{id}", &s.control, other(http.MethodDelete, s.revokeToken))
+	add("/v1/audit", &s.control, read(needAdmin, s.getAudit))
 	add("/v1/limits", &s.control, read(needToken, s.getLimits))
 	add("/v1/version", &s.control, read(needToken, s.getVersion))
 	add("/livez", &s.probes, read(needNothing, s.getLive))

@@ -94,6 +94,13 @@ type Tokens interface {
 	Tokens(ctx context.Context) ([]kv.Token, error)
 }
 
+// Audit reads what the nodes have written down of requests.
+type Audit interface {
+	// Audit gives the newest entries. A node that does not answer is no error but a gap
+	// in the page, unless it is the only one that is asked (kv.CodeUnavailable).
+	Audit(ctx context.Context, q kv.AuditQuery) (kv.AuditPage, error)
+}
+
 // Health answers the probes. Both methods must be quick.
 type Health interface {
 	// Live is nil unless the process can only be helped by a restart.

@@ -25,6 +25,7 @@ type Options struct {
 	Admin   Admin        // nil: its routes answer 503
 	Access  Access       // nil: no tokens are asked for, everybody may do everything
 	Tokens  Tokens       // nil: its routes answer 503
+	Audit   Audit        // nil: its route answers 404
 	Metrics http.Handler // nil: /metrics is 404
 	Hooks   Hooks
 	Logger  *slog.Logger // nil: logs are dropped

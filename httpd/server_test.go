@@ -160,7 +160,7 @@ func TestMethodsAndRoutes(t *testing.T) {
 		}
 	}
 	r.want(r.do("GET", "/v1/txn", ""), 405)
-	for _, route := range []string{"/", "/v1", "/v1/", "/v1/watch", "/v1/locks/a", "/v1/export", "/v1/tokens/", "/v1/audit", "/ui/",
+	for _, route := range []string{"/", "/v1", "/v1/", "/v1/watch", "/v1/locks/a", "/v1/export", "/v1/tokens/", "/v1/audit/", "/ui/",
 		"/v1/nodes/", "/v1/nodes//drain", "/v1/nodes/1/drain/x", "/v1/operations/", "/v1/shards/2/grow", "/v1/kvs", "/v2/kv/a", "/v1/txn/", "/readyz/x", "/metrics"} {
 		r.want(r.do("GET", route, ""), 404, "no_route", "not-applied")
 	}

@@ -121,4 +121,8 @@ const (
 	// EventsMax bounds one answer of GET /v1/events.
 	EventsDefault = 100
 	EventsMax     = 1000
+
+	// AuditMax bounds one answer of GET /v1/audit.
+	AuditDefault = 100
+	AuditMax     = 1000
 )

@@ -29,13 +29,15 @@ type node struct {
 	data    *memdata.Store
 	cluster *memdata.Cluster
 	admin   *memdata.Admin
+	audit   *memdata.Audit
 	server  *httptest.Server
 }
 
 func startNode() *node {
 	n := &node{data: memdata.New(0xa1, 7), cluster: &memdata.Cluster{}}
-	n.admin = memdata.NewAdmin(n.cluster)
-	edge := httpd.New(httpd.Options{Data: n.data, Cluster: n.cluster, Admin: n.admin, Health: n.cluster, Release: "v9", Self: 0xa1})
+	n.admin, n.audit = memdata.NewAdmin(n.cluster), memdata.NewAudit(0xa1, "north", 3)
+	n.audit.Missing = []kv.AuditGap{{Node: 0xb2, Name: "south", Why: "no answer"}}
+	edge := httpd.New(httpd.Options{Data: n.data, Cluster: n.cluster, Admin: n.admin, Audit: n.audit, Health: n.cluster, Release: "v9", Self: 0xa1})
 	n.server = httptest.NewServer(edge.Handler())
 	n.cluster.Set([]kv.NodeInfo{
 		{ID: 0xa1, Name: "north", Zone: "z1", HTTPAddress: n.server.Listener.Addr().String(), PeerAddress: "127.0.0.1:9", Alive: true,

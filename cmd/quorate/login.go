@@ -12,7 +12,6 @@ import (
 	"golang.org/x/term"
 
 	"github.com/quorate-db/quorate/client"
-	"github.com/quorate-db/quorate/internal/audit"
 )
 
 func loginCommand(env lookupEnv) *cobra.Command {
@@ -89,57 +88,4 @@ func (f *clientFlags) askToken(cmd *cobra.Command) error {
 		return usagef("no token is given")
 	}
 	return nil
-}
-
-func auditCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "audit",
-		Short: "Look into audit logs",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	var head string
-	verify := &cobra.Command{
-		Use:   "verify FILE...",
-		Short: "Check that no line of an audit log was changed, removed or inserted",
-		Long: `Check the hash chain of an audit log: DATA_DIR/audit.log of one node, or that and the
-files before it, the oldest first. Exit code 1 if a line is wrong.
-
-Whoever can write the file can also write a whole new chain. So note the head that this
-prints in another place: with --head, a log is accepted only if that line is in it.`,
-		Example: "  quorate audit verify audit.log\n  quorate audit verify audit.log.2 audit.log.1 audit.log --head 5f0c…",
-		Args:    cobra.MinimumNArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return verifyAudit(cmd.OutOrStdout(), args, head) },
-	}
-	verify.Flags().StringVar(&head, "head", "", "hash of a line that has to be in the log")
-	cmd.AddCommand(verify)
-	return cmd
-}
-
-func verifyAudit(out io.Writer, paths []string, head string) error {
-	v := audit.Verifier{Want: head}
-	for _, path := range paths {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		err = errors.Join(v.File(f), f.Close())
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-	}
-	s := v.Summary()
-	if head != "" && !s.Wanted {
-		return fmt.Errorf("no line has the hash %s: lines are missing, or all are new", head)
-	}
-	if s.Lines == 0 {
-		_, err := fmt.Fprintln(out, "good: no lines")
-		return err
-	}
-	fmt.Fprintf(out, "good: %d lines, numbers %d to %d, %s to %s\n", s.Lines, s.First, s.Last, s.Begin, s.End)
-	if s.Unlogged > 0 {
-		fmt.Fprintf(out, "%d denied requests were too many to be logged\n", s.Unlogged)
-	}
-	_, err := fmt.Fprintf(out, "head: %s\n", s.Head)
-	return err
 }

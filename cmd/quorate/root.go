@@ -56,9 +56,9 @@ QUORATE_ENDPOINT, and so on. Exit codes: 0 ok, 1 error, 2 usage, 3 not found,
 	}
 	add("server", more...)
 	add("data", getCommand(env), putCommand(env), delCommand(env), addCommand(env), scanCommand(env), txnCommand(env))
-	add("cluster", nodesCommand(env), shardsCommand(env), topCommand(env), problemsCommand(env), eventsCommand(env), operationsCommand(env),
+	add("cluster", nodesCommand(env), shardsCommand(env), topCommand(env), problemsCommand(env), eventsCommand(env), operationsCommand(env), auditCommand(env),
 		healthCommand(env), benchCommand(env))
-	add("change", drainCommand(env), rebalanceCommand(env), configCommand(env), tokenCommand(env), loginCommand(env), auditCommand())
+	add("change", drainCommand(env), rebalanceCommand(env), configCommand(env), tokenCommand(env), loginCommand(env))
 	root.AddCommand(versionCommand(env))
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

@@ -39,6 +39,7 @@ func (p *process) guard() (*guard, error) {
 		cancel()
 		return nil, err
 	}
+	p.trail.begin(p.node, g.log)
 	g.authority = newAuthority(p.node)
 	b := newBootstrap(p.node)
 	g.wg.Go(func() { b.run(ctx) })
@@ -51,6 +52,14 @@ func (g *guard) access() httpd.Access {
 		return nil
 	}
 	return g.authority
+}
+
+// trail gives what httpd asks for audit logs, nil if this node keeps none.
+func (g *guard) trail() httpd.Audit {
+	if g.log == nil {
+		return nil
+	}
+	return g.process.trail
 }
 
 // hooks adds the audit log.
@@ -99,6 +108,7 @@ func (g *guard) warnIfOpen(ctx context.Context) {
 func (g *guard) close() {
 	g.cancel()
 	g.wg.Wait()
+	g.process.trail.close()
 	if g.log == nil {
 		return
 	}

@@ -21,7 +21,7 @@ import (
 // Run runs a node with its listeners until ctx ends, and then stops it in good
 // order; or until something fails that a node must not survive.
 func Run(ctx context.Context, config Config, log *slog.Logger) error {
-	p := &process{config: config, log: log}
+	p := &process{config: config, log: log, trail: newTrail()}
 	p.meter = p.newMetrics()
 	if err := p.secure(); err != nil {
 		return err
@@ -59,7 +59,8 @@ type process struct {
 
 	webHosts []string // names and addresses in the cluster's certificate for clients
 
-	node *Node
+	node  *Node
+	trail *trail // of audit logs
 }
 
 type listeners struct{ http, peer net.Listener }
@@ -113,7 +114,12 @@ func (p *process) mesh(l net.Listener) func(*Identity, func(kv.NodeID) (string, 
 		if o.Security, err = p.peerSecurity(id.Node()); err != nil {
 			return nil, err
 		}
-		return peer.New(o)
+		m, err := peer.New(o)
+		if err != nil {
+			return nil, err
+		}
+		m.Handle(peer.MethodAudit, p.trail.onAsked)
+		return m, nil
 	}
 }
 
@@ -131,6 +137,7 @@ func (p *process) serve(ctx context.Context, l net.Listener) error {
 		Admin:   admin{p.node.Control(), p.node, p.ends},
 		Access:  guard.access(),
 		Tokens:  p.node.Control(),
+		Audit:   guard.trail(),
 		Data:    p.node.Router(),
 		Cluster: clusterViews{p.node.Control()},
 		Health:  health{p.node},

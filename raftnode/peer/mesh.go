@@ -34,6 +34,9 @@ const (
 	MethodJoin   Method = 65
 	MethodReport Method = 66
 	MethodAdmin  Method = 67
+
+	// internal/server
+	MethodAudit Method = 96 // what is the newest in your audit log?
 )
 
 // frameOverheadMax is what a frame adds to its payload, with room to grow.

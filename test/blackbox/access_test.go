@@ -4,17 +4,20 @@ package blackbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/quorate-db/quorate/client"
 	"github.com/quorate-db/quorate/internal/audit"
+	"github.com/quorate-db/quorate/internal/localcluster"
 	"github.com/quorate-db/quorate/kv"
 	"github.com/quorate-db/quorate/test/proc"
 )
@@ -111,6 +114,7 @@ func TestTokens(t *testing.T) {
 	}
 	testRestartWithTokens(t, g)
 	testAudit(t, g, made.ID)
+	testAuditRoute(t, g, made.ID)
 }
 
 // testRestartWithTokens: the root token is made once, and counts after a restart.
@@ -169,6 +173,45 @@ func testAudit(t *testing.T, g *guarded, made string) {
 		if strings.Contains(g.LogTail(i, 1<<30), "qrt_") {
 			t.Errorf("there is a token in the log of node %d", i)
 		}
+	}
+}
+
+// testAuditRoute: any node shows the entries of all, in order, and says whose are missing.
+func testAuditRoute(t *testing.T, g *guarded, made string) {
+	if err := os.WriteFile(g.rootFile, []byte(g.root), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lines := 0
+	for i := 1; i <= g.Size; i++ {
+		text, err := os.ReadFile(filepath.Join(g.DataDir, localcluster.Name(i), "audit.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines += strings.Count(string(text), "\n")
+	}
+	for i := 1; i <= g.Size; i++ {
+		f := proc.Run(t, binary(t), "", "audit", "--last", "0", "-o", "json", "--endpoint", g.Endpoint(i), "--token-file", g.rootFile)
+		var all []client.AuditEntry
+		if err := json.Unmarshal([]byte(f.Stdout), &all); err != nil || f.Code != 0 || f.Stderr != "" || len(all) != lines {
+			t.Fatalf("at node %d: %d entries, want %d, %v, exit code %d: %s", i, len(all), lines, err, f.Code, f.Stderr)
+		}
+		if !slices.IsSortedFunc(all, func(a, b client.AuditEntry) int { return a.Time.Compare(b.Time) }) {
+			t.Errorf("at node %d they are not in order", i)
+		}
+		revoked := slices.IndexFunc(all, func(e client.AuditEntry) bool { return e.Method == http.MethodDelete && e.Target == made })
+		if revoked < 0 || all[revoked].NodeName != "node2" || all[revoked].Status != http.StatusOK {
+			t.Errorf("at node %d: the revocation at node 2 is not there", i)
+		}
+		if strings.Contains(f.Stdout, "qrt_") {
+			t.Errorf("at node %d: there is a token in it", i)
+		}
+	}
+	if err := g.Kill(2); err != nil {
+		t.Fatal(err)
+	}
+	f := proc.Run(t, binary(t), "", "audit", "-o", "plain", "--endpoint", g.Endpoint(1), "--token-file", g.rootFile)
+	if f.Code != 0 || !strings.Contains(f.Stderr, "entries of node2 are missing") || !strings.Contains(f.Stdout, "\tnode3\t") || strings.Contains(f.Stdout, "\tnode2\t") {
+		t.Errorf("without node 2: %+v", f)
 	}
 }
 
