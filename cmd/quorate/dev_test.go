@@ -1,16 +1,20 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"github.com/quorate-db/quorate/internal/access"
 	"github.com/quorate-db/quorate/kv"
 )
 
@@ -160,4 +164,42 @@ func TestDevControl(t *testing.T) {
 		t.Fatal(err)
 	}
 	control.close()
+}
+
+// TestShellWords: what dev prints for a shell is read by it as it was meant.
+func TestShellWords(t *testing.T) {
+	for want, in := range map[string][]string{
+		"quorate serve --data-dir /a/b-1": {"quorate", "serve", "--data-dir", "/a/b-1"},
+		`'a b' '' 'it'\''s' '$HOME'`:      {"a b", "", "it's", "$HOME"},
+	} {
+		if got := shellWords(in...); got != want {
+			t.Errorf("%q: %s, want %s", in, got, want)
+		}
+	}
+}
+
+// TestDevSaysThatItsTokenIsRefused: who has revoked the root token is told, and soon.
+func TestDevSaysThatItsTokenIsRefused(t *testing.T) {
+	env, _ := guardedNode(t)
+	_, text, _ := net.SplitHostPort(strings.TrimPrefix(env["QUORATE_ENDPOINT"], "http://"))
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	d, err := newDevCluster(devOptions{nodes: 1, port: port, shards: 1, auth: true}, dir, "/nonexistent", os.Stdout, &strings.Builder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.token.wait = time.Millisecond
+	other, _, _ := access.Mint()
+	if err := os.WriteFile(d.tokenPath(), []byte(other+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err = d.waitReady(ctx)
+	if err == nil || ctx.Err() != nil || !strings.Contains(err.Error(), "the token in "+d.tokenPath()+" is refused") || strings.Contains(err.Error(), other) {
+		t.Errorf("%v, %v", err, ctx.Err())
+	}
 }

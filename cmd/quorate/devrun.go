@@ -59,7 +59,7 @@ type devCluster struct {
 // newDevCluster describes the cluster that the record in its directory tells of, or
 // a new one.
 func newDevCluster(o devOptions, dir, binary string, out, talk io.Writer) (*devCluster, error) {
-	d := &devCluster{o: o, dir: dir, binary: binary, out: out, talk: talk, zones: map[int]string{}, deaths: make(chan int)}
+	d := &devCluster{o: o, dir: dir, binary: binary, out: out, talk: talk, zones: map[int]string{}, deaths: make(chan int), token: devToken{wait: devDeniedWait}}
 	record := devRecord{Founders: o.nodes}
 	data, err := os.ReadFile(d.recordPath())
 	switch {
@@ -261,14 +261,35 @@ func (d *devCluster) waitReady(ctx context.Context) (client.Cluster, error) {
 		return client.Cluster{}, err
 	}
 	defer c.Close()
+	for {
+		summary, err := d.pollReady(ctx, c)
+		if err == nil || !d.letGoRemoved(ctx) {
+			return summary, err
+		}
+	}
+}
+
+// pollReady waits until every node is ready and every shard has a leader, or one dies.
+func (d *devCluster) pollReady(ctx context.Context, c *client.Client) (client.Cluster, error) {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	var summary client.Cluster
-	err = d.cluster.Poll(ctx, 100*time.Millisecond, func(ctx context.Context) error {
+	var denied time.Time // when the token was first refused
+	endpoints := d.cluster.Endpoints()
+	err := d.cluster.Poll(ctx, 100*time.Millisecond, func(ctx context.Context) (err error) {
 		for _, endpoint := range endpoints {
 			if err := c.Ready(ctx, endpoint); err != nil {
 				return fmt.Errorf("%s: %w", endpoint, err)
 			}
 		}
 		summary, err = c.Cluster(ctx)
+		if client.IsDenied(err) {
+			if denied.IsZero() {
+				denied = time.Now()
+			} else if time.Since(denied) > d.token.wait {
+				giveUp(d.tokenDenied(err))
+			}
+		}
 		if err != nil {
 			return err
 		}
@@ -278,7 +299,23 @@ func (d *devCluster) waitReady(ctx context.Context) (client.Cluster, error) {
 		}
 		return nil
 	})
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, ctx.Err()) {
+		err = cause
+	}
 	return summary, err
+}
+
+// letGoRemoved lets those go of the nodes that have ended that were removed from the
+// cluster, and tells whether there are any: dev may have been stopped before it noticed.
+// That the others do not know a node is not enough at a start: it may never have joined.
+func (d *devCluster) letGoRemoved(ctx context.Context) (found bool) {
+	for _, i := range d.live() {
+		if !d.cluster.Running(i) && strings.Contains(d.cluster.LogTail(i, 1), "was removed from the cluster") && d.removed(ctx, i) {
+			d.letGo(i)
+			found = true
+		}
+	}
+	return found
 }
 
 // watch tells of the end of node i, until ctx ends.
@@ -310,7 +347,7 @@ func (d *devCluster) tellDeaths(ctx context.Context) {
 				continue
 			}
 			fmt.Fprintf(d.talk, "%s ended: %v. Start it again with:\n  %s %s\n",
-				localcluster.Name(i), d.cluster.ExitError(i), d.binary, strings.Join(d.cluster.Args(i), " "))
+				localcluster.Name(i), d.cluster.ExitError(i), shellWords(d.binary), shellWords(d.cluster.Args(i)...))
 			d.tasks.Go(func() { d.awaitRemoval(ctx, i) })
 		}
 	}

@@ -59,7 +59,7 @@ func (d *devCluster) tellTrust() {
 	}
 	from := ""
 	if !d.o.ownSecret {
-		from = " --cluster-secret-file " + d.secretPath()
+		from = " --cluster-secret-file " + shellWords(d.secretPath())
 	}
 	fmt.Fprintf(d.talk, "clients trust it with --ca-file ca.pem (curl: --cacert) or QUORATE_CA_FILE, after\n  quorate cert%s > ca.pem\n", from)
 }

@@ -324,7 +324,8 @@ func (c *Cluster) LogTail(i, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// Poll calls ready every interval until it says yes, ctx ends, or a node dies.
+// Poll calls ready every interval until it says yes, ctx ends, or a node dies. When ctx
+// ends, the error says what ready said last before.
 func (c *Cluster) Poll(ctx context.Context, interval time.Duration, ready func(context.Context) error) error {
 	return poll(ctx, interval, ready, func() error {
 		for i := 1; i <= c.Count(); i++ {
@@ -352,10 +353,14 @@ func (c *Cluster) dead(i int) error {
 func poll(ctx context.Context, interval time.Duration, ready func(context.Context) error, dead func() error) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
+	var last error
 	for {
-		last := ready(ctx)
-		if last == nil {
+		err := ready(ctx)
+		if err == nil {
 			return nil
+		}
+		if last == nil || ctx.Err() == nil { // or else it says no more than that time is up
+			last = err
 		}
 		if err := dead(); err != nil {
 			return err

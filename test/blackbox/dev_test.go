@@ -342,17 +342,7 @@ func TestDevAddNode(t *testing.T) {
 		nodes := 3 + round
 		d.waitReady(t, nodes, 1, 3)
 		if round == 0 {
-			cmd := exec.Command(binary(t), "dev", "add-node", "--port", strconv.Itoa(port), "-o", "plain")
-			cmd.Env = append(os.Environ(), "TMPDIR="+d.temp)
-			out, err := cmd.CombinedOutput()
-			if err != nil || !strings.HasPrefix(string(out), "node4\t") {
-				t.Fatalf("%v: %s", err, out)
-			}
-			pid, err := strconv.Atoi(strings.Split(string(out), "\t")[1])
-			if err != nil {
-				t.Fatalf("%s", out)
-			}
-			d.pids = append(d.pids, pid)
+			d.addNode(t, 4)
 		}
 		if a := proc.MustDo(t, http.MethodGet, d.url(4, "/readyz"), "", limit); a.Status != http.StatusOK {
 			t.Errorf("node 4: %d %s", a.Status, a.Body)
