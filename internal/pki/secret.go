@@ -55,7 +55,7 @@ func ParseSecret(text string) (Secret, error) {
 		return Secret{}, fmt.Errorf("the cluster secret has %d characters after %s, want %d: was it copied whole?", len(body), secretPrefix, want)
 	}
 	all, err := secretText.DecodeString(body)
-	if err != nil {
+	if err != nil || len(all) != secretBytes+secretSumBytes { // line breaks the decoder skips
 		return Secret{}, errors.New("the cluster secret holds a character that no secret has: only a to z and 2 to 7")
 	}
 	s := Secret{set: true}

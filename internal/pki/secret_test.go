@@ -35,6 +35,7 @@ func TestSecretsThatAreNone(t *testing.T) {
 		"cut":             {good[:len(good)-1], "copied whole"},
 		"longer":          {good + "a", "copied whole"},
 		"a digit":         {secretPrefix + "0" + body[1:], "character"},
+		"line breaks":     {secretPrefix + "\r\r\n\r\n\r\n\r" + body[8:], "character"},
 		"a typo":          {secretPrefix + body[:10] + swapped + body[11:], "misspelt"},
 		"zeros":           {zeroSecret(), "all zeros"},
 	} {
