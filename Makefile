@@ -4,7 +4,7 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.release=$(VERSION)
 
-.PHONY: help build test lint unit race sim blackbox docker-test soak bench-compare proto clean
+.PHONY: help build test lint unit race sim fuzz blackbox docker-test soak bench-compare proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ race: ## what bears it, under the race detector
 sim: ## the cluster simulator: 10 runs of 21,000 operations under faults, then planted ones
 	$(GO) test -count=1 -v -run 'TestCampaign|TestScenarios' ./internal/sim/...
 	$(GO) test -count=1 -v -tags planted -run TestPlanted ./internal/sim/...
+
+fuzz: ## every fuzz target for ten seconds
+	./scripts/fuzz.sh 10s
 
 blackbox: build ## real processes: kill, restart, grow, shrink, split, at scale
 	$(GO) test -count=1 -tags blackbox -v ./test/...

@@ -27,6 +27,11 @@ tool() {
   printf '%s/bin/tools/%s' "$PWD" "$1"
 }
 
+# fuzz_targets: all fuzz targets, a package's directory and a function a line.
+fuzz_targets() {
+  grep -rHoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]+' . | sed -E 's|^(.*)/[^/]*:func |\1 |' | sort
+}
+
 # go_test ARGUMENTS: go test, telling which tests were skipped, and saying more of a
 # package than its result only if it fails. The log of all is in tmp/.
 go_test() {

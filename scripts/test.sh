@@ -29,6 +29,8 @@ planted() {
   go_test -count=1 -tags planted -run TestPlanted ./internal/sim/...
 }
 
+fuzz() { ./scripts/fuzz.sh 10s; }
+
 # One package at a time: each starts clusters of its own.
 blackbox() { go_test -count=1 -p 1 -timeout 20m -tags blackbox ./test/...; }
 
@@ -47,10 +49,10 @@ step() {
 }
 
 steps=("$@")
-[ $# -gt 0 ] || steps=(deps lint unit race planted blackbox docker)
+[ $# -gt 0 ] || steps=(deps lint unit race planted fuzz blackbox docker)
 for name in "${steps[@]}"; do
   case $name in
-  deps | lint | unit | race | planted | blackbox | docker) step "$name" ;;
+  deps | lint | unit | race | planted | fuzz | blackbox | docker) step "$name" ;;
   *) echo "no step is called $name"; exit 2 ;;
   esac
 done
