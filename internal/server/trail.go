@@ -12,6 +12,7 @@ import (
 
 	"github.com/quorate-db/quorate/internal/audit"
 	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/placement"
 	"github.com/quorate-db/quorate/raftnode/peer"
 )
 
@@ -30,7 +31,7 @@ const (
 type trail struct {
 	self   kv.NodeID
 	mesh   peer.Mesh
-	nodes  func(ctx context.Context) []kv.NodeInfo
+	nodes  func() []kv.NodeInfo      // with id and name
 	log    atomic.Pointer[audit.Log] // nil: there is none, or not yet
 	reads  chan struct{}             // a slot for each page that is read for another node
 	life   context.Context
@@ -49,8 +50,17 @@ func newTrail() *trail {
 
 // begin tells of the node and its log.
 func (t *trail) begin(n *Node, log *audit.Log) {
-	t.self, t.mesh, t.nodes = n.identity.Node(), n.mesh, n.control.Nodes
+	t.self, t.mesh, t.nodes = n.identity.Node(), n.mesh, func() []kv.NodeInfo { return members(n.machine.State()) }
 	t.log.Store(log)
+}
+
+// members gives ids and names as this node knows them: whether the meta leader answers is
+// no matter here.
+func members(s *placement.State) (out []kv.NodeInfo) {
+	for _, m := range s.Members() {
+		out = append(out, kv.NodeInfo{ID: kv.NodeID(m.Id), Name: m.Name})
+	}
+	return out
 }
 
 // close ends what is read for others.
@@ -132,7 +142,7 @@ func (t *trail) Audit(ctx context.Context, q kv.AuditQuery) (kv.AuditPage, error
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
-	nodes := t.nodes(ctx)
+	nodes := t.nodes()
 	if q.Node != 0 {
 		nodes = slices.DeleteFunc(nodes, func(n kv.NodeInfo) bool { return n.ID != q.Node })
 	}

@@ -50,7 +50,7 @@ func newTrails(t *testing.T, n int) *trails {
 		net.nodes = append(net.nodes, kv.NodeInfo{ID: id, Name: fmt.Sprintf("node%d", i)})
 		tr := newTrail()
 		tr.self, tr.mesh = id, trailMesh{self: id, net: net}
-		tr.nodes = func(context.Context) []kv.NodeInfo { return slices.Clone(net.nodes) }
+		tr.nodes = func() []kv.NodeInfo { return slices.Clone(net.nodes) }
 		net.all[id] = tr
 		t.Cleanup(tr.close)
 		if i == n {
@@ -212,4 +212,10 @@ type silentMesh struct{ peer.Mesh }
 
 func (silentMesh) Send(_ kv.NodeID, _ peer.Method, _ []byte, deadline time.Time, done func([]byte, error)) {
 	time.AfterFunc(time.Until(deadline), func() { done(nil, kv.Errorf(kv.CodeOutcomeUnknown, kv.OutcomeUnknown, "no answer")) })
+}
+
+func TestTrailKnowsTheMembers(t *testing.T) {
+	if got := members(newMetaLog(t).m.State()); len(got) != 1 || got[0].ID != 1 || got[0].Name != "n" {
+		t.Errorf("%+v", got)
+	}
 }
