@@ -68,7 +68,7 @@ func resume(req *kv.ScanRequest, cursor string) error {
 		return invalid("cursor: too long to be one")
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
-	if err != nil || len(b) < cursorOverhead {
+	if err != nil || len(b) < cursorOverhead || base64.RawURLEncoding.EncodedLen(len(b)) != len(cursor) { // line breaks the decoder skips
 		return invalid("cursor: damaged")
 	}
 	body, sum := b[:len(b)-4], binary.BigEndian.Uint32(b[len(b)-4:])

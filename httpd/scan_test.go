@@ -128,7 +128,7 @@ func TestCursorsAreBoundToTheirScan(t *testing.T) {
 		r.want(r.do("GET", "/v1/kv?"+other+"&cursor="+next, ""), 400, "invalid")
 	}
 	req := kv.ScanRequest{End: []byte("c")}
-	for _, bad := range []string{p.Next[1:], p.Next + "A", p.Next[:len(p.Next)-2], "AAAA", "!", strings.Repeat("A", 9000), strings.ToUpper(p.Next),
+	for _, bad := range []string{p.Next[1:], p.Next + "A", p.Next[:len(p.Next)-2], "AAAA", "!", strings.Repeat("A", 9000), strings.ToUpper(p.Next), p.Next[:5] + "\r\n" + p.Next[5:],
 		encodeCursor(&req, []byte("d"))} {
 		r.want(r.do("GET", "/v1/kv?limit=1&end=c&cursor="+url.QueryEscape(bad), ""), 400, "invalid")
 	}
