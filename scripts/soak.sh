@@ -20,20 +20,6 @@ try() {
   "$@" </dev/null || failed+=("$*")
 }
 
-fuzz() {
-  grep -rln --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do
-    grep -hoE '^func Fuzz[A-Za-z0-9_]+' "$dir"/*_test.go | sed 's/^func //' | while read -r target; do
-      say "fuzz $dir $target"
-      # Inputs that reach something new are made small first, by default for a minute each;
-      # where an engine works beside the test, much looks new and nothing else is tried.
-      go test -run '^$' -fuzz "^$target\$" -fuzztime "$FUZZ_TIME" -fuzzminimizetime 1000x "$dir" || touch tmp/fuzz-failed
-    done
-  done
-  [ ! -e tmp/fuzz-failed ]
-}
-
-mkdir -p tmp
-rm -f tmp/fuzz-failed
 for round in $(seq "$SOAK_ROUNDS"); do
   say "round $round of $SOAK_ROUNDS, first seed $QUORATE_SIM_FIRST"
   # Each run takes seconds; one that hangs must not take the night.
