@@ -53,7 +53,7 @@ func newLeaderBoard(b *board) *leaderBoard {
 		}
 		if (led || moving) && s.leader != nil {
 			s.may = l.mayLead(p, lead.Node)
-			s.free = !moving && !b.in.Busy[Step{Kind: StepTransfer, Shard: p.id}.Key()] && b.in.Now.Sub(lead.Since) >= b.in.Tuning.LeaderStable &&
+			s.free = !moving && !l.receives(p) && !b.in.Busy[Step{Kind: StepTransfer, Shard: p.id}.Key()] && b.in.Now.Sub(lead.Since) >= b.in.Tuning.LeaderStable &&
 				!b.beingMerged(p)
 		}
 		l.seats = append(l.seats, s)
@@ -69,6 +69,22 @@ func newLeaderBoard(b *board) *leaderBoard {
 		}
 	}
 	return l
+}
+
+// receives reports whether a new replica of the shard is on its way, which a change of
+// leaders would have to begin again: what is sent to it ends with the term of who
+// sends. That the leader's own replica is to go can wait until the new one votes; that
+// its node shall lead no more cannot.
+func (l *leaderBoard) receives(p *part) bool {
+	if !p.busy || p.leader == nil || p.leader.node.State != metapb.NodeState_NODE_ACTIVE {
+		return false
+	}
+	m := l.in.State.Move(p.id)
+	if m == nil || m.Cancelled || m.Add == nil {
+		return false
+	}
+	added := replicaOf(p.record.Current, m.Add.Node)
+	return added == nil || added.Incarnation != m.Add.Incarnation || added.Role != kvpb.ReplicaRole_ROLE_VOTER
 }
 
 // beingMerged reports whether a merge of the shard is past aligning: it is over in

@@ -29,8 +29,11 @@ type stage struct {
 	stream uint64
 	index  uint64
 	term   uint64 // of the entry at index
+	leader uint64 // the term of the leader that sends
 	calls  chan stageCall
 	start  time.Time
+	giveUp context.CancelFunc
+	given  context.Context // ends when a newer leader sends its own
 
 	// Of the goroutine only:
 	offset uint64
@@ -92,14 +95,21 @@ func (r *Replica) stageChunk(call stageCall) error {
 			return kv.Errorf(kv.CodeOverloaded, kv.OutcomeNotApplied, "replica %s: chunks are waiting", r.id)
 		}
 	case r.stage != nil:
+		if call.c.term > r.stage.leader {
+			r.stage.giveUp() // whoever sent it leads no more
+		}
 		return kv.Errorf(kv.CodeOverloaded, kv.OutcomeNotApplied, "replica %s is receiving another snapshot", r.id)
 	case call.c.offset > 0:
 		return kv.Errorf(kv.CodeConflict, kv.OutcomeNotApplied, "replica %s does not know the beginning of this snapshot", r.id)
 	case !r.host.stages.TryAcquire(1):
 		return kv.Errorf(kv.CodeOverloaded, kv.OutcomeNotApplied, "node %s is receiving %d snapshots", r.id.Node, stagesMax)
 	}
+	given, giveUp := context.WithCancel(r.ctx)
 	r.stage = &stage{
 		r:      r,
+		leader: call.c.term,
+		given:  given,
+		giveUp: giveUp,
 		stream: call.c.stream,
 		index:  call.c.index,
 		term:   call.c.terms,
@@ -117,9 +127,10 @@ func (r *Replica) stageChunk(call stageCall) error {
 func (s *stage) run() {
 	defer s.r.wg.Done()
 	defer s.r.host.stages.Release(1)
+	defer s.giveUp()
 	s.feed()
 	// A machine that does not read must not keep the replica from ending.
-	unblock := context.AfterFunc(s.r.ctx, func() { _ = s.pipe.CloseWithError(context.Canceled) }) // never fails
+	unblock := context.AfterFunc(s.given, func() { _ = s.pipe.CloseWithError(context.Canceled) }) // never fails
 	err := s.collect()
 	unblock()
 	s.r.mu.Lock()
@@ -169,6 +180,7 @@ func (s *stage) forget(reason error) {
 func (s *stage) collect() error {
 	idle := time.NewTimer(stageIdle)
 	defer idle.Stop()
+	superseded := s.given.Done()
 	for {
 		select {
 		case call := <-s.calls:
@@ -189,6 +201,11 @@ func (s *stage) collect() error {
 			if !s.whole {
 				return errors.New("the sender has fallen silent")
 			}
+		case <-superseded:
+			if !s.whole && s.r.ctx.Err() == nil {
+				return errors.New("a newer leader sends its own")
+			}
+			superseded = nil // all of it is here, and what it has is committed
 		case <-s.r.ctx.Done():
 			if s.install != nil {
 				select { // the keeper may be installing

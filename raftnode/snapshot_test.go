@@ -2,6 +2,7 @@ package raftnode
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -221,6 +222,39 @@ func TestLostChunkIsSentAgain(t *testing.T) {
 		if len(sent) < sendWindow+2 {
 			t.Errorf("%d chunks: nothing is tested", len(sent))
 		}
+	})
+}
+
+// A leader that is deposed while it sends leaves half a snapshot behind. Its successor
+// does not have to wait until that is given up for lack of news.
+func TestNewLeaderSendsItsOwn(t *testing.T) {
+	gates, setup := gated()
+	bubbleWith(t, 3, Durable, setup, func(c *testCluster) {
+		l := c.leader()
+		slow := l.id.Node%3 + 1
+		c.net.Isolate(slow, true)
+		c.mustPut(l, "k", "v")
+		next := kv.ServerID{Node: 6 - l.id.Node - slow, Shard: testShard, Incarnation: 1}
+		c.until("applied", time.Second, func() bool { return machineOf(c.replica(next.Node)).get("k") == "v" })
+		c.cutLog()
+		var sent atomic.Int32
+		g := gates[l.id.Node]
+		g.set(func() {
+			g.drop = func(_ kv.NodeID, m peer.Method, _ []byte) bool {
+				return m == peer.MethodSnapshotChunk && sent.Add(1) > 3
+			}
+		})
+		c.net.Heal()
+		c.until("a part has arrived", 10*time.Second, func() bool { return sent.Load() > 3 })
+		c.eventually("handed over", func(ctx context.Context, l *Replica) error {
+			if l.id == next {
+				return nil
+			}
+			return l.Transfer(ctx, next)
+		})
+		c.until("installed", stageIdle/2, func() bool { return machineOf(c.replica(slow)).get("k") == "v" })
+		c.mustPut(c.leader(), "k", "w")
+		c.converged()
 	})
 }
 
