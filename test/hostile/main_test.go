@@ -6,6 +6,17 @@
 //
 // What is hostile comes from addresses of the loopback network that are not the
 // client's, as it would on a network. QUORATE_SOAK multiplies how long each kind lasts.
+//
+// On a network those who attack also have processors of their own: what they compute
+// takes nothing from the nodes, what the nodes compute for them does. So they are a
+// process of their own, with one processor, in the lowest scheduling class, and in a
+// session of its own with the lowest weight where the kernel weighs sessions: nodes and
+// witness go first. It is no gift to the nodes, because the attackers still get what
+// nodes and witness leave, and each kind has to strike so often to count. What is too
+// kind: the loopback network's work for a packet is mostly its sender's, so attackers pay
+// for some of what a node's network card would. What is too strict: three nodes and the
+// witness share the cores, which each would have for itself. The last kind attacks
+// nobody and only computes: it says what the attackers' processor time costs.
 package hostile
 
 import (
@@ -14,7 +25,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,21 +35,37 @@ import (
 var builder proc.Builder
 
 func TestMain(m *testing.M) {
+	if text := os.Getenv(ordersIn); text != "" {
+		if err := obey(text); err != nil {
+			fmt.Fprintln(os.Stderr, "army:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	code := m.Run()
 	builder.Remove()
 	os.Exit(code)
 }
 
 const (
-	// lasts is how long each kind of load lasts.
-	lasts = 200 * time.Millisecond
+	// lasts is how long each kind of load lasts, enoughMax how much longer at most,
+	// until it has struck often enough: a slow machine is no fault.
+	lasts     = time.Second
+	enoughMax = 20 * time.Second
+	// The witness is alone for so long at first, and again before each kind.
+	quietFirst   = 2 * time.Second
+	quietBetween = 200 * time.Millisecond
 	// growthMax is how much more memory than before a node may hold when a kind has
 	// ended, settleMax how long the collector and the kernel have for it.
 	growthMax = 64 << 20
 	settleMax = 20 * time.Second
-	// slowest bounds the slowest but one percent of the well-behaved client's calls. It is
-	// very generous: what is measured shares two cores with what attacks.
-	slowest = 3 * time.Second
+	// Under each kind the witness' slowest but one percent may take at most slowestTimes
+	// as long as without, or slowestFloor, and under half of the kinds typicalTimes: what
+	// docs/TESTING.md says is missed, and what a busy machine adds, has room in it.
+	slowestTimes = 10
+	slowestFloor = 50 * time.Millisecond
+	typicalTimes = 2
+	triesMax     = 3
 )
 
 // duration gives how long a kind lasts in this run.
@@ -57,23 +83,22 @@ func duration(t testing.TB) time.Duration {
 
 // TestHostileLoad is all kinds, one after the other, on one cluster.
 func TestHostileLoad(t *testing.T) {
-	// The attackers have the nodes' two cores: that somebody waits for one for a second is
-	// no fault of the nodes. With a secret, who attacks the peer port would get no further
-	// than its TLS handshake.
-	c := proc.Start(t, builder.Binary(t, false), proc.Shape{Nodes: 3, Shards: 4, Plain: true, Args: []string{"--heartbeat-timeout", "2s", "--election-timeout", "2s"}})
+	// With a secret, who attacks the peer port would get no further than its TLS handshake.
+	c := proc.Start(t, builder.Binary(t, false), proc.Shape{Nodes: 3, Shards: 4, Plain: true})
 	off := false
 	c.Configure(t, client.ConfigChange{AutoBalance: &off}) // a leader that moves is no election of interest
 	c.Layout(t)
 	fill(t, c)
-	w := startWitness(t, c)
-	w.lap(t, 500*time.Millisecond)
-	quiet := w.lap(t, 500*time.Millisecond)
-	s := &siege{c: c, terms: termsOf(t, c), before: memory(t, c)}
-	t.Logf("quiet: p99 %s of %d calls, %s", quiet.p99, quiet.calls, megabytes(s.before))
-	for i, k := range kinds {
-		s.attack(t, w, quiet, i, k)
+	s := &siege{c: c, w: startWitness(t, c)}
+	s.w.lap(t, warmUp)
+	s.terms, s.before = termsOf(t, c), memory(t, c)
+	s.quiet = s.w.lap(t, quietFirst)
+	t.Logf("quiet: p99 %s of %d calls, %s", s.quiet.p99(), len(s.quiet), megabytes(s.before))
+	for i := range kinds {
+		t.Run(kinds[i].name, func(t *testing.T) { s.attack(t, i) })
 	}
-	w.stop()
+	s.w.stop()
+	s.judgeTimes(t)
 	if len(kinds) < 20 {
 		t.Errorf("only %d kinds", len(kinds))
 	}
@@ -83,61 +108,86 @@ func TestHostileLoad(t *testing.T) {
 // until the attacker's context ends. Nodes may answer with the listed statuses, all
 // of them refusals unless 200 is among them; none means that no answer is looked at.
 type kind struct {
-	name     string
-	workers  int
-	run      func(*attacker)
-	statuses []int
+	name       string
+	workers    int
+	strikesMin int64 // fewer would be no attack
+	run        func(*attacker)
+	statuses   []int
 }
 
 // siege is what is known of the cluster under attack.
 type siege struct {
-	c      *proc.Cluster
-	terms  map[string]float64
-	before []int64 // resident bytes of each node
+	c       *proc.Cluster
+	w       *witness
+	quiet   lap // of all times without an attack
+	results []result
+	terms   map[string]float64
+	before  []int64 // resident bytes of each node
 }
 
-func (s *siege) attack(t *testing.T, w *witness, quiet lap, number int, k kind) {
-	t.Helper()
-	begin := time.Now()
-	w.lap(t, 0)
-	a := newArmy(s.c, number, duration(t), len(k.statuses) > 0)
+// result is what the witness saw of one kind.
+type result struct {
+	kind   *kind
+	tries  int
+	report report
+	during lap
+	most   []int64 // resident bytes of each node
+	after  []int64
+}
+
+// attack carries a kind out. One under which the witness was too slow is carried out
+// again: something else may have had the machine, but not each time.
+func (s *siege) attack(t *testing.T, number int) {
+	var best result
+	for try := range triesMax {
+		r := s.try(t, number)
+		if try == 0 || r.during.p99() < best.during.p99() {
+			best = r
+		}
+		if best.tries = try + 1; best.during.p99() <= s.slowest() {
+			break
+		}
+	}
+	s.results = append(s.results, best)
+}
+
+func (s *siege) try(t *testing.T, number int) result {
+	k := &kinds[number]
+	army := muster(t, s.c, number)
+	s.w.lap(t, 0) // what was before is neither quiet nor of this kind
+	s.quiet = append(s.quiet, s.w.lap(t, quietBetween)...)
+	r := result{kind: k}
+	ctx, ended := context.WithCancel(t.Context())
 	peak := make(chan []int64, 1)
-	go func() { peak <- worst(t, s.c, a.ctx) }()
-	var workers sync.WaitGroup
-	for i := range k.workers {
-		workers.Go(func() { k.run(a.member(i)) })
+	go func() { peak <- worst(t, s.c, ctx) }()
+	var err error
+	r.report, err = army.fight()
+	r.during = s.w.lap(t, 0)
+	ended()
+	r.most = <-peak
+	if err != nil {
+		t.Fatal(err)
 	}
-	workers.Wait()
-	a.cancel()
-	during := w.lap(t, 0)
-	most := <-peak
-	if a.strikes.Load() == 0 {
-		t.Errorf("%s: nothing was done", k.name)
-	}
-	a.judge(t, k)
-	after := s.judge(t, k.name)
-	if during.p99 > slowest {
-		t.Errorf("%s: p99 of the well-behaved client is %s", k.name, during.p99)
-	}
-	t.Logf("%-26s %7d strikes, answers %v; p99 %s (%.1f times) of %d; %s, at worst %s; %s", k.name, a.strikes.Load(), a.answers(),
-		during.p99, float64(during.p99)/float64(max(1, quiet.p99)), during.calls, megabytes(after), megabytes(most), time.Since(begin).Round(time.Millisecond))
+	k.judge(t, &r.report)
+	r.after = s.judge(t)
+	return r
 }
 
 // judge looks at the nodes after a kind has ended.
-func (s *siege) judge(t *testing.T, name string) []int64 {
+func (s *siege) judge(t *testing.T) []int64 {
 	t.Helper()
 	for i := 1; i <= s.c.Size; i++ {
 		if !s.c.Running(i) {
-			t.Fatalf("%s: node %d has exited: %v\n%s", name, i, s.c.ExitError(i), s.c.LogTail(i, 30))
+			t.Fatalf("node %d has exited: %v\n%s", i, s.c.ExitError(i), s.c.LogTail(i, 30))
 		}
 		if lines := s.c.Grep(i, "panic"); len(lines) > 0 {
-			t.Errorf("%s: node %d: %s", name, i, lines[0])
+			t.Errorf("node %d: %s", i, lines[0])
 		}
 	}
 	now := termsOf(t, s.c)
 	for shard, term := range s.terms {
 		if now[shard] != term {
-			t.Errorf("%s: shard %s went from term %v to %v", name, shard, term, now[shard])
+			t.Errorf("shard %s went from term %v to %v", shard, term, now[shard])
 		}
 	}
 	s.terms = now
@@ -156,7 +206,7 @@ func (s *siege) judge(t *testing.T, name string) []int64 {
 		return nil
 	})
 	if err != nil {
-		t.Errorf("%s: %v", name, err)
+		t.Error(err)
 	}
 	return after
 }
@@ -205,7 +255,7 @@ func megabytes(all []int64) string {
 	return strings.Join(text, "/") + " MiB"
 }
 
-// termsOf gives the newest term of each data shard.
+// termsOf gives the newest term of each shard.
 func termsOf(t testing.TB, c *proc.Cluster) map[string]float64 {
 	t.Helper()
 	terms := map[string]float64{}
@@ -213,7 +263,7 @@ func termsOf(t testing.TB, c *proc.Cluster) map[string]float64 {
 		a := proc.MustDo(t, "GET", c.Endpoint(i)+"/metrics", "", 5*time.Second)
 		for line := range strings.Lines(a.Body) {
 			rest, ok := strings.CutPrefix(line, `quorate_shard_term{shard="`)
-			if !ok || strings.HasPrefix(rest, `1"`) {
+			if !ok {
 				continue
 			}
 			shard, value, _ := strings.Cut(rest, `"} `)
@@ -225,7 +275,7 @@ func termsOf(t testing.TB, c *proc.Cluster) map[string]float64 {
 		}
 	}
 	if len(terms) == 0 {
-		t.Fatal("no terms of data shards in /metrics")
+		t.Fatal("no terms of shards in /metrics")
 	}
 	return terms
 }

@@ -19,6 +19,7 @@ import (
 const (
 	witnesses    = 3
 	witnessPause = 4 * time.Millisecond
+	warmUp       = 500 * time.Millisecond
 )
 
 // witness is a well-behaved client: it writes and reads what it wrote, never tries
@@ -28,15 +29,23 @@ type witness struct {
 	done   sync.WaitGroup
 
 	mu    sync.Mutex
-	took  []time.Duration
+	took  lap
 	fails []error
 }
 
-// lap is what a witness saw since the one before.
-type lap struct {
-	calls int
-	p99   time.Duration
+// lap is how long each call of a witness took.
+type lap []time.Duration
+
+// quantile gives the time that so large a part of the calls did not exceed.
+func (l lap) quantile(part float64) time.Duration {
+	if len(l) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(l))
+	return sorted[min(len(l)-1, int(float64(len(l))*part))]
 }
+
+func (l lap) p99() time.Duration { return l.quantile(0.99) }
 
 func startWitness(t *testing.T, c *proc.Cluster) *witness {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -104,11 +113,7 @@ func (w *witness) lap(t *testing.T, wait time.Duration) lap {
 	for _, err := range fails {
 		t.Errorf("the well-behaved client: %v", err)
 	}
-	if len(took) == 0 {
-		return lap{}
-	}
-	slices.Sort(took)
-	return lap{len(took), took[len(took)*99/100].Round(10 * time.Microsecond)}
+	return took
 }
 
 // fill puts data in place that is scanned.

@@ -9,46 +9,65 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"testing"
 	"time"
-
-	"github.com/quorate-db/quorate/test/proc"
 )
 
-// army is those who carry out one kind of load, from an address of its own.
+// army is those who carry out one kind of load, from an address of its own. It is the
+// whole of its process.
 type army struct {
+	orders
 	ctx     context.Context
 	cancel  context.CancelFunc
-	cluster *proc.Cluster
 	ip      string
 	strikes atomic.Int64 // connections opened and requests sent
-	enough  atomic.Bool  // it has lasted as long as it was to
 	good    atomic.Bool  // there was an answer, and not one for load
 
 	mu       sync.Mutex
 	statuses map[int]int
 }
 
-// firstAnswer is how much longer a kind lasts, at most, until the first answer is there
-// that it is to have: a slow machine is no fault.
-const firstAnswer = 20 * time.Second
+// lookEvery is how often an army looks whether it has done enough.
+const lookEvery = 5 * time.Millisecond
 
-func newArmy(c *proc.Cluster, number int, lasts time.Duration, answers bool) *army {
-	a := &army{cluster: c, ip: fmt.Sprintf("127.0.1.%d", 1+number), statuses: map[int]int{}}
-	a.ctx, a.cancel = context.WithTimeout(context.Background(), lasts+firstAnswer)
-	time.AfterFunc(lasts, func() {
-		if a.enough.Store(true); !answers || a.good.Load() {
-			a.cancel()
-		}
-	})
+func newArmy(o orders) *army {
+	a := &army{orders: o, ip: fmt.Sprintf("127.0.1.%d", 1+o.Kind), statuses: map[int]int{}}
+	a.ctx, a.cancel = context.WithTimeout(context.Background(), o.LastsMax)
 	return a
 }
 
-func (a *army) member(i int) *attacker { return &attacker{army: a, id: i, node: 1 + i%a.cluster.Size} }
+// fight carries a kind out.
+func (a *army) fight(k kind) {
+	go a.watch(k)
+	var workers sync.WaitGroup
+	for i := range k.workers {
+		workers.Go(func() { k.run(a.member(i)) })
+	}
+	workers.Wait()
+	a.cancel()
+}
+
+// watch ends it when it has lasted long enough, with as many strikes as the kind is to
+// have and its first answer.
+func (a *army) watch(k kind) {
+	begin := time.Now()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-a.ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if time.Since(begin) >= a.Lasts && a.strikes.Load() >= k.strikesMin && (a.good.Load() || len(k.statuses) == 0) {
+			a.cancel()
+		}
+	}
+}
+
+func (a *army) member(i int) *attacker { return &attacker{army: a, id: i, node: i % len(a.HTTP)} }
 
 func (a *army) count(status int) {
 	a.mu.Lock()
@@ -56,41 +75,13 @@ func (a *army) count(status int) {
 	a.statuses[status]++
 	if status != http.StatusTooManyRequests {
 		a.good.Store(true)
-		if a.enough.Load() {
-			a.cancel()
-		}
-	}
-}
-
-// answers gives how many there were of each status.
-func (a *army) answers() string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return strings.TrimPrefix(fmt.Sprint(a.statuses), "map")
-}
-
-// judge looks at what was answered.
-func (a *army) judge(t *testing.T, k kind) {
-	t.Helper()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	good := 0
-	for status, n := range a.statuses {
-		if slices.Contains(k.statuses, status) || status == http.StatusTooManyRequests {
-			good += n
-		} else {
-			t.Errorf("%s: %d answers of status %d", k.name, n, status)
-		}
-	}
-	if good == 0 && len(k.statuses) > 0 {
-		t.Errorf("%s: not one answer", k.name)
 	}
 }
 
 // attacker is one worker of an army, which attacks one node.
 type attacker struct {
 	*army
-	id, node int
+	id, node int // node: its place among the addresses
 }
 
 func (a *attacker) on() bool { return a.ctx.Err() == nil }
@@ -121,8 +112,8 @@ func (a *attacker) dial(address string) net.Conn {
 	return conn
 }
 
-func (a *attacker) http() net.Conn { return a.dial(a.cluster.HTTPAddress(a.node)) }
-func (a *attacker) peer() net.Conn { return a.dial(a.cluster.PeerAddress(a.node)) }
+func (a *attacker) http() net.Conn { return a.dial(a.HTTP[a.node]) }
+func (a *attacker) peer() net.Conn { return a.dial(a.Peer[a.node]) }
 
 // hold opens connections, does something on each, and keeps them.
 func (a *attacker) hold(n int, dial func() net.Conn, do func(net.Conn)) {
@@ -179,13 +170,23 @@ type endless struct {
 	at   int
 }
 
+// endlessBytes is about how long a text is for copying it to cost next to nothing.
+const endlessBytes = 64 << 10
+
+// forever gives readers of a text without end, and upTo readers of its first n bytes.
+func forever(text string) func() io.Reader {
+	long := strings.Repeat(text, 1+endlessBytes/len(text))
+	return func() io.Reader { return &endless{text: long} }
+}
+
+func upTo(n int64, text string) func() io.Reader {
+	all := forever(text)
+	return func() io.Reader { return io.LimitReader(all(), n) }
+}
+
 // Read gives more of it.
 func (e *endless) Read(p []byte) (int, error) {
-	n := 0
-	for n < len(p) {
-		k := copy(p[n:], e.text[e.at:])
-		n += k
-		e.at = (e.at + k) % len(e.text)
-	}
+	n := copy(p, e.text[e.at:])
+	e.at = (e.at + n) % len(e.text)
 	return n, nil
 }
