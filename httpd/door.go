@@ -48,6 +48,7 @@ type client struct {
 
 	data, streams   budget
 	bodies, answers byteBudget
+	pace            pace
 }
 
 // place is what a connection has got.
@@ -87,6 +88,7 @@ func (d *door) admit(conn net.Conn) bool {
 			network: network,
 			data:    budget{max: int64(d.limits.DataPerClient)}, streams: budget{max: int64(d.limits.StreamsPerClient)},
 			bodies: byteBudget{max: d.limits.BodyBytesPerClient}, answers: byteBudget{max: d.limits.AnswerBytesPerClient},
+			pace: newPace(d.limits.LargeBytesPerClient),
 		}
 	}
 	p := &place{client: c, conn: conn, since: time.Now()}
@@ -149,8 +151,28 @@ func (d *door) removeLocked(p *place) {
 		d.inside--
 	}
 	if p.client.inside+p.client.reserved == 0 {
-		delete(d.clients, p.client.network)
+		d.forgetLocked(p.client)
 	}
+}
+
+// forgetLocked forgets a client without connections, though not before it has paid what
+// it took: a new connection is no new client.
+func (d *door) forgetLocked(c *client) {
+	owes := time.Duration(0)
+	if c.pace.rate > 0 {
+		owes = c.pace.owes(time.Now())
+	}
+	if owes == 0 {
+		delete(d.clients, c.network)
+		return
+	}
+	time.AfterFunc(owes, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if c.inside+c.reserved == 0 && d.clients[c.network] == c {
+			d.forgetLocked(c)
+		}
+	})
 }
 
 // figures tells how many connections there are, those of the reserve beside, and how

@@ -65,6 +65,7 @@ func (s *Server) getLimits(x *exchange) error {
 		"streams_per_client_max":      int64(l.StreamsPerClient),
 		"body_bytes_per_client_max":   l.BodyBytesPerClient,
 		"answer_bytes_per_client_max": l.AnswerBytesPerClient,
+		"large_bytes_per_client_rate": l.LargeBytesPerClient,
 	})
 }
 

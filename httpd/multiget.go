@@ -158,13 +158,8 @@ func (s *Server) runQuery(x *exchange) error {
 	}
 	b = append(b, `],"ranges":[`...)
 	for i := range pages {
-		held := x.share.answers
-		pages[i].LimitBytes = int(x.takePage(int64(pages[i].LimitBytes)))
-		page, err := x.data().Scan(x.ctx, pages[i])
+		page, err := x.scanPage(pages[i], int64(pages[i].LimitBytes))
 		if err != nil {
-			return err
-		}
-		if err := x.settlePage(held, bytesOf(&page)); err != nil {
 			return err
 		}
 		next := ""

@@ -129,12 +129,8 @@ func (s *Server) scan(x *exchange) error {
 	if f == formatNDJSON {
 		return s.streamScan(x, &req, paged)
 	}
-	paged.LimitBytes = int(x.takePage(kv.ScanBytesMax))
-	page, err := x.data().Scan(x.ctx, paged)
+	page, err := x.scanPage(paged, kv.ScanBytesMax)
 	if err != nil {
-		return err
-	}
-	if err := x.settlePage(0, bytesOf(&page)); err != nil {
 		return err
 	}
 	next := ""
@@ -148,6 +144,23 @@ func (s *Server) scan(x *exchange) error {
 	x.buf = append(b, '}')
 	x.replyJSON(x.buf)
 	return nil
+}
+
+// scanPage reads one page of at most limit bytes, in its turn.
+func (x *exchange) scanPage(req kv.ScanRequest, limit int64) (kv.Page, error) {
+	allowed, err := x.awaitPage(x.ctx, limit)
+	if err != nil {
+		return kv.Page{}, err
+	}
+	held, used := x.share.answers, int64(0)
+	defer func() { x.settlePace(allowed, used) }()
+	req.LimitBytes = int(x.takePage(allowed))
+	page, err := x.data().Scan(x.ctx, req)
+	if err != nil {
+		return page, err
+	}
+	used = bytesOf(&page)
+	return page, x.settlePage(held, used)
 }
 
 // nextLink gives the Link header (RFC 8288) to the next page: the same
@@ -208,7 +221,6 @@ func (s *Server) streamScan(x *exchange, req *kv.ScanRequest, paged kv.ScanReque
 		return err
 	}
 	st := &stream{x: x, rc: http.NewResponseController(x.w), req: req, left: req.Limit}
-	paged.LimitBytes = streamPageBytes
 	for first := true; ; first = false {
 		paged.Limit = streamPageItems
 		if st.left > 0 {
@@ -257,12 +269,20 @@ func (st *stream) page(req kv.ScanRequest, first bool) (kv.Page, error) {
 		return kv.Page{}, &kv.Error{Code: kv.CodeDraining, Detail: "the node is going out of service; go on at another"}
 	default:
 	}
-	if first {
-		return x.data().Scan(x.ctx, req)
+	ctx := x.ctx
+	if !first {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(x.r.Context(), x.timeout)
+		defer cancel()
 	}
-	ctx, cancel := context.WithTimeout(x.r.Context(), x.timeout)
-	defer cancel()
-	return x.data().Scan(ctx, req)
+	allowed, err := x.awaitPage(ctx, streamPageBytes)
+	if err != nil {
+		return kv.Page{}, err
+	}
+	req.LimitBytes = int(allowed)
+	page, err := x.data().Scan(ctx, req)
+	x.settlePace(allowed, bytesOf(&page))
+	return page, err
 }
 
 // start sends the header. The server's read timeout would look like a client

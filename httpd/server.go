@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,6 +65,9 @@ type Limits struct {
 	BodyBytesPerClient   int64
 	AnswerBytesPerClient int64
 	ConnectionsPerClient int
+	// LargeBytesPerClient is how many bytes of large bodies and answers one client has
+	// in a second; negative = no bound.
+	LargeBytesPerClient int64
 
 	HeaderTimeout time.Duration // for request line and headers; 10 s
 	IdleTimeout   time.Duration // of a connection between requests; 2 min
@@ -160,6 +164,7 @@ func (l *Limits) setDefaults() {
 	setDefault(&l.StreamsPerClient, kv.StreamsPerClientMax)
 	setDefault(&l.BodyBytesPerClient, kv.BodyBytesPerClientMax)
 	setDefault(&l.AnswerBytesPerClient, kv.AnswerBytesPerClientMax)
+	setDefault(&l.LargeBytesPerClient, int64(runtime.GOMAXPROCS(0))*kv.LargeBytesPerProcessor)
 	setDefault(&l.HeaderTimeout, headerTimeoutDefault)
 	setDefault(&l.IdleTimeout, idleTimeoutDefault)
 }

@@ -34,6 +34,7 @@ func (c Clients) limits() httpd.Limits {
 	if c.BehindProxy {
 		l.ConnectionsPerClient = max(c.Connections, kv.ConnectionsMax) // the limit of all comes first
 		l.DataPerClient, l.StreamsPerClient = kv.RequestsInFlightMax, kv.StreamsInFlightMax
+		l.LargeBytesPerClient = -1
 		l.BodyBytesPerClient, l.AnswerBytesPerClient = kv.BodyBytesInFlightMax, kv.AnswerBytesInFlightMax
 	}
 	return l

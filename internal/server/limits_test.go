@@ -21,6 +21,9 @@ func TestLimitsOfClients(t *testing.T) {
 		if int64(l.Connections) != c.connections || int64(l.ConnectionsPerClient) != c.each || int64(l.DataPerClient) != c.data || l.BodyBytesPerClient != c.put {
 			t.Errorf("%s: %+v", c.name, l)
 		}
+		if free := l.LargeBytesPerClient < 0; free != c.clients.BehindProxy {
+			t.Errorf("%s: %d large bytes a second", c.name, l.LargeBytesPerClient)
+		}
 	}
 	for n, ok := range map[int]bool{0: true, 16: true, 15: false, -1: false} {
 		if err := (Clients{Connections: n}).validate(); (err == nil) != ok {
