@@ -84,7 +84,7 @@ const (
 	// LargeBytesPerProcessor is how many bytes of large bodies and answers one client
 	// address has in a second, for each processor of the node. A MiB costs the nodes some
 	// milliseconds of processor time, so that is a small part of what they have.
-	LargeBytesPerProcessor = 16 << 20
+	LargeBytesPerProcessor = 8 << 20
 
 	// IdempotencyKeyBytesMax bounds the Idempotency-Key header.
 	IdempotencyKeyBytesMax = 255

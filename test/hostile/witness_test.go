@@ -28,9 +28,10 @@ type witness struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
-	mu    sync.Mutex
-	took  lap
-	fails []error
+	mu      sync.Mutex
+	took    lap
+	running [witnesses]time.Time // when its call began, zero if there is none
+	fails   []error
 }
 
 // lap is how long each call of a witness took.
@@ -72,11 +73,11 @@ func (w *witness) run(ctx context.Context, c *client.Client, id int) {
 		// Spread over the shards; never cut off by stop.
 		key := fmt.Sprintf("%c~witness%d", "0AKUeoy"[n%7], id)
 		value := []byte(strconv.Itoa(n))
-		w.time("put "+key, func() error {
+		w.time(id, "put "+key, func() error {
 			_, err := c.Put(context.Background(), key, value, client.PutOptions{})
 			return err
 		})
-		w.time("get "+key, func() error {
+		w.time(id, "get "+key, func() error {
 			item, err := c.Get(context.Background(), key, client.ReadOptions{})
 			if err == nil && !bytes.Equal(item.Value, value) {
 				err = fmt.Errorf("holds %q, want %q", item.Value, value)
@@ -86,34 +87,52 @@ func (w *witness) run(ctx context.Context, c *client.Client, id int) {
 	}
 }
 
-func (w *witness) time(what string, call func() error) {
+func (w *witness) time(id int, what string, call func() error) {
 	begin := time.Now()
+	w.mu.Lock()
+	w.running[id] = begin
+	w.mu.Unlock()
 	err := call()
 	took := time.Since(begin)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.running[id] = time.Time{}
 	w.took = append(w.took, took)
 	if err != nil && len(w.fails) < 10 {
 		w.fails = append(w.fails, fmt.Errorf("%s, %s after the call: %w", what, took.Round(time.Millisecond), err))
 	}
 }
 
-// lap waits, and tells what happened since the last lap. Errors fail the test.
-func (w *witness) lap(t *testing.T, wait time.Duration) lap {
-	t.Helper()
+// lap waits, and tells how long the calls took since the last lap; those that run yet,
+// so long as they have taken.
+func (w *witness) lap(wait time.Duration) lap {
 	if wait > 0 {
 		timer := time.NewTimer(wait)
 		defer timer.Stop()
 		<-timer.C
 	}
 	w.mu.Lock()
-	took, fails := w.took, w.fails
-	w.took, w.fails = nil, nil
-	w.mu.Unlock()
-	for _, err := range fails {
-		t.Errorf("the well-behaved client: %v", err)
+	defer w.mu.Unlock()
+	took := w.took
+	w.took = nil
+	for _, begin := range w.running {
+		if !begin.IsZero() {
+			took = append(took, time.Since(begin))
+		}
 	}
 	return took
+}
+
+// failed gives the errors since it was called last.
+func (w *witness) failed() []error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var fails []error
+	for _, err := range w.fails {
+		fails = append(fails, fmt.Errorf("the well-behaved client: %w", err))
+	}
+	w.fails = nil
+	return fails
 }
 
 // fill puts data in place that is scanned.
