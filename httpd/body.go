@@ -77,8 +77,9 @@ func (x *exchange) readBody(limit int64) ([]byte, error) {
 // grow moves a body into a larger buffer, against the server's byte budget.
 func (x *exchange) grow(buf []byte, size int64) ([]byte, error) {
 	more := size - int64(cap(buf))
-	if err := x.await(x.ctx, size-max(paceFree, int64(cap(buf)))); err != nil {
-		return nil, err
+	if no := x.await(x.ctx, size-max(paceFree, int64(cap(buf)))); no != nil {
+		no.close = true // the rest of the body is in the way
+		return nil, no
 	}
 	if !x.takeBody(more) {
 		p := refusal(kv.CodeOverloaded, "too many bytes of request bodies are held at this node")

@@ -26,7 +26,15 @@ func (g guarded) Get(ctx context.Context, key []byte, opts kv.ReadOptions) (kv.R
 	if err := g.x.may(access.Op{Act: access.Read, Key: key}); err != nil {
 		return kv.Reading{}, err
 	}
-	return g.next().Get(ctx, key, opts)
+	known := g.x.s.large.size(key) // after the check: that one waits would tell
+	if no := g.x.await(ctx, known-paceFree); no != nil {
+		return kv.Reading{}, no
+	}
+	reading, err := g.next().Get(ctx, key, opts)
+	if err == nil {
+		g.x.settleValue(key, known, reading.Item)
+	}
+	return reading, err
 }
 
 // MultiGet reads all keys or none.

@@ -121,7 +121,7 @@ func (x *exchange) paced() *pace {
 }
 
 // await waits until bytes of a large body or answer may come.
-func (x *exchange) await(ctx context.Context, bytes int64) error {
+func (x *exchange) await(ctx context.Context, bytes int64) *problem {
 	p := x.paced()
 	if p == nil || bytes <= 0 {
 		return nil
@@ -129,9 +129,7 @@ func (x *exchange) await(ctx context.Context, bytes int64) error {
 	if p.enter(ctx, bytes) == nil {
 		return nil
 	}
-	no := refusal(kv.CodeOverloaded, "large requests and answers from and to this address wait for their turn for longer than the request may take")
-	no.close = true
-	return no
+	return refusal(kv.CodeOverloaded, "large requests and answers from and to this address wait for their turn for longer than the request may take")
 }
 
 // awaitPage waits for the turn of a page of at most want bytes, and gives how many it may
@@ -142,7 +140,10 @@ func (x *exchange) awaitPage(ctx context.Context, want int64) (int64, error) {
 		return want, nil
 	}
 	want = min(want, max(pagePaced, p.credit(time.Now())/pageShare))
-	return want, x.await(ctx, max(0, want-paceFree))
+	if no := x.await(ctx, max(0, want-paceFree)); no != nil {
+		return 0, no
+	}
+	return want, nil
 }
 
 // settlePace counts what a page has in place of what awaitPage gave it.

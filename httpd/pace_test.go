@@ -149,8 +149,32 @@ func TestInDebt(t *testing.T) {
 	r.want(r.do("PUT", keyPrefix+"k", large, "Quorate-Timeout", "10ms"), 429, "overloaded", "not-applied")
 	r.want(r.do("GET", "/v1/kv?limit=1", "", "Quorate-Timeout", "10ms"), 429, "overloaded", "not-applied")
 	r.want(r.do("GET", "/v1/kv", "", "Quorate-Timeout", "10ms", "Accept", "application/x-ndjson"), 429, "overloaded", "not-applied")
+	r.want(r.do("GET", keyPrefix+"k", "", "Quorate-Timeout", "10ms"), 429, "overloaded")
+	r.want(r.do("GET", keyPrefix+"small", "", "Quorate-Timeout", "5s"), 200)
 	put := "PUT /v1/kv/k HTTP/1.1\r\nHost: x\r\nContent-Length: " + strconv.Itoa(len(large)) + "\r\n\r\n"
 	if a := r.dialFrom("127.0.0.2").write(put + large).answer("PUT"); a.status != 204 {
 		t.Errorf("another address: %d %s", a.status, a.body)
+	}
+}
+
+// TestLargeKeys: a key is remembered while its value is large, and no other is taken for it.
+func TestLargeKeys(t *testing.T) {
+	var l largeKeys
+	a, b := []byte("a"), []byte("b")
+	l.note(a, paceFree)
+	if n := l.size(a); n != 0 {
+		t.Errorf("a small one: %d", n)
+	}
+	l.note(a, 4<<20)
+	if l.size(a) != 4<<20 || l.size(b) != 0 {
+		t.Errorf("%d %d", l.size(a), l.size(b))
+	}
+	l.note(b, 1)
+	if l.size(a) != 4<<20 {
+		t.Error("another small key pushed it out")
+	}
+	l.note(a, 1)
+	if n := l.size(a); n != 0 {
+		t.Errorf("it is small now: %d", n)
 	}
 }

@@ -99,6 +99,7 @@ type Server struct {
 	data, control   budget
 	streams, probes budget
 	bodies, answers byteBudget
+	large           largeKeys
 	pool            sync.Pool // *exchange
 
 	draining  atomic.Bool

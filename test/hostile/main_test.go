@@ -15,8 +15,8 @@
 // nodes and witness leave, and each kind has to strike so often to count. What is too
 // kind: the loopback network's work for a packet is mostly its sender's, so attackers pay
 // for some of what a node's network card would. What is too strict: three nodes and the
-// witness share the cores, which each would have for itself. The last kind attacks
-// nobody and only computes: it says what the attackers' processor time costs.
+// witness share the cores, which each would have for itself. Three kinds attack
+// nobody and only compute: they say what the attackers' processor time costs.
 package hostile
 
 import (
