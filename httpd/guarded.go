@@ -31,10 +31,12 @@ func (g guarded) Get(ctx context.Context, key []byte, opts kv.ReadOptions) (kv.R
 		return kv.Reading{}, no
 	}
 	reading, err := g.next().Get(ctx, key, opts)
-	if err == nil {
-		g.x.settleValue(key, known, reading.Item)
+	if err != nil {
+		g.x.settlePace(known, 0)
+		return reading, err
 	}
-	return reading, err
+	g.x.settleValue(key, known, reading.Item)
+	return reading, nil
 }
 
 // MultiGet reads all keys or none.

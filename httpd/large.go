@@ -56,7 +56,7 @@ func (x *exchange) settleValue(key []byte, known int64, item *kvpb.Item) {
 	if known > 0 || size > paceFree {
 		x.s.large.note(key, size)
 	}
-	if p := x.paced(); p != nil && known > paceFree && size != known {
-		p.add(max(0, size-paceFree) - (known - paceFree))
+	if known > 0 {
+		x.settlePace(known, size)
 	}
 }

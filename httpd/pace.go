@@ -146,9 +146,10 @@ func (x *exchange) awaitPage(ctx context.Context, want int64) (int64, error) {
 	return want, nil
 }
 
-// settlePace counts what a page has in place of what awaitPage gave it.
+// settlePace counts what an answer has in place of what it was thought to have.
 func (x *exchange) settlePace(gave, used int64) {
-	if p := x.paced(); p != nil {
-		p.add(max(0, used-paceFree) - max(0, gave-paceFree))
+	off := max(0, used-paceFree) - max(0, gave-paceFree)
+	if p := x.paced(); p != nil && off != 0 {
+		p.add(off)
 	}
 }

@@ -120,6 +120,7 @@ type siege struct {
 	c       *proc.Cluster
 	w       *witness
 	m       *machine
+	stall   time.Duration // of the machine, in the try before
 	quiet   lap // of all times without an attack
 	results []result
 	terms   map[string]float64
@@ -187,7 +188,9 @@ func (s *siege) try(t *testing.T, number int) result {
 	k.judge(t, &r.report)
 	r.after = s.judge(t)
 	r.faults = append(s.elections(t), s.w.failed()...)
-	r.stall = s.m.stalled()
+	// Elections come after what causes them, so the stalls of the try before count too.
+	stall := s.m.stalled()
+	r.stall, s.stall = max(stall, s.stall), stall
 	return r
 }
 
