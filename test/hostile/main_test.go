@@ -121,7 +121,7 @@ type siege struct {
 	w       *witness
 	m       *machine
 	stall   time.Duration // of the machine, in the try before
-	quiet   lap // of all times without an attack
+	quiet   lap           // of all times without an attack
 	results []result
 	terms   map[string]float64
 	before  []int64 // resident bytes of each node
