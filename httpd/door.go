@@ -38,6 +38,7 @@ type door struct {
 	reserve []*place // the oldest first
 
 	refused atomic.Int64
+	rivals  rivals
 }
 
 // client is all connections of one address (of one /64 in IPv6), with what it may
@@ -49,6 +50,7 @@ type client struct {
 	data, streams   budget
 	bodies, answers byteBudget
 	pace            pace
+	sawAt           atomic.Int64 // in Unix milliseconds, when rivals took note of it
 }
 
 // place is what a connection has got.

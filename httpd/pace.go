@@ -11,7 +11,7 @@ import (
 // pace holds one client to so many bytes of large bodies and answers in a second. What
 // they cost is processor time, of this node and of those that it asks, and others'
 // requests wait for that. Nothing is refused for it: who is too fast is read and
-// answered later.
+// answered later, as long as others want something of this node at all (rivals).
 //
 // Invariants:
 //
@@ -112,17 +112,19 @@ func (p *pace) owes(now time.Time) time.Duration {
 	return max(0, p.paid.Sub(now))
 }
 
-// paced gives the pace of the request's client, nil if it has none.
+// paced gives the pace of the request's client, nil if it has none or is alone.
 func (x *exchange) paced() *pace {
-	if c := x.share.client; c != nil && c.pace.rate > 0 {
-		return &c.pace
+	c := x.share.client
+	if c == nil || c.pace.rate <= 0 || x.s.door.rivals.alone(c, time.Now()) {
+		return nil
 	}
-	return nil
+	return &c.pace
 }
 
 // await waits until bytes of a large body or answer may come.
 func (x *exchange) await(ctx context.Context, bytes int64) *problem {
 	p := x.paced()
+	x.share.paced = p != nil
 	if p == nil || bytes <= 0 {
 		return nil
 	}
@@ -149,7 +151,7 @@ func (x *exchange) awaitPage(ctx context.Context, want int64) (int64, error) {
 // settlePace counts what an answer has in place of what it was thought to have.
 func (x *exchange) settlePace(gave, used int64) {
 	off := max(0, used-paceFree) - max(0, gave-paceFree)
-	if p := x.paced(); p != nil && off != 0 {
-		p.add(off)
+	if x.share.paced && off != 0 {
+		x.share.client.pace.add(off)
 	}
 }

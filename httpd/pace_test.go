@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -121,6 +122,7 @@ func TestPaceSurvivesConnections(t *testing.T) {
 // and are not refused.
 func TestLargeRequestsAreSlowedDown(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.Limits.LargeBytesPerClient = 10 << 20 })
+	haveRival(r)
 	body := strings.Repeat("v", 3<<20)
 	begin := time.Now()
 	for range 6 { // 18 MiB, of which the last waits for what is beyond the credit
@@ -137,6 +139,7 @@ func TestLargeRequestsAreSlowedDown(t *testing.T) {
 // refused when they cannot wait, and no other is the worse for it.
 func TestInDebt(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.Limits.LargeBytesPerClient = paceRate })
+	haveRival(r)
 	large := strings.Repeat("v", 100<<10)
 	r.want(r.do("PUT", keyPrefix+"k", large), 201)
 	r.server.door.mu.Lock()
@@ -155,6 +158,55 @@ func TestInDebt(t *testing.T) {
 	if a := r.dialFrom("127.0.0.2").write(put + large).answer("PUT"); a.status != 204 {
 		t.Errorf("another address: %d %s", a.status, a.body)
 	}
+}
+
+// haveRival has somebody else ask for keys for an hour.
+func haveRival(r *rig) {
+	v := &r.server.door.rivals
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.newest, v.newestAt = netip.MustParsePrefix("10.9.9.9/32"), time.Now().Add(time.Hour)
+}
+
+// TestAlone: a client that nobody else is beside is not slowed down, and owes nothing for
+// what it took when somebody comes.
+func TestAlone(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.Limits.LargeBytesPerClient = 1 << 10 })
+	for range 4 { // 12 MiB, at the rate they would take an hour
+		if a := r.do("PUT", keyPrefix+"large", strings.Repeat("v", 3<<20), "Quorate-Timeout", "5s"); a.status/100 != 2 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+		r.want(r.do("GET", keyPrefix+"large", "", "Quorate-Timeout", "5s"), 200)
+		r.want(r.do("GET", "/v1/kv", "", "Quorate-Timeout", "5s"), 200)
+	}
+	haveRival(r)
+	r.want(r.do("GET", "/v1/kv", "", "Quorate-Timeout", "5s"), 200)
+}
+
+// TestRivals: a client is alone until another has come, and again some time after.
+func TestRivals(t *testing.T) {
+	client := func(network string) *client { return &client{network: netip.MustParsePrefix(network)} }
+	a, b, again := client("10.0.0.1/32"), client("10.0.0.2/32"), client("10.0.0.1/32")
+	var v rivals
+	now := time.Unix(1, 0)
+	want := func(forA, forB bool) {
+		t.Helper()
+		if v.alone(a, now) != forA || v.alone(b, now) != forB {
+			t.Errorf("at %s: alone %t %t, want %t %t", now, v.alone(a, now), v.alone(b, now), forA, forB)
+		}
+	}
+	want(true, true)
+	v.saw(a, now)
+	v.saw(again, now) // after it was forgotten
+	want(true, false)
+	now = now.Add(time.Second)
+	v.saw(b, now)
+	want(false, false)
+	now = now.Add(time.Second + rivalEvery)
+	v.saw(b, now)
+	want(false, true) // b's own last is not a rival's, and a's is long ago
+	now = now.Add(rivalFor + time.Millisecond)
+	want(true, true)
 }
 
 // TestLargeKeys: a key is remembered while its value is large, and no other is taken for it.

@@ -1,6 +1,8 @@
 package httpd
 
 import (
+	"time"
+
 	"github.com/quorate-db/quorate/kv"
 )
 
@@ -9,6 +11,7 @@ type share struct {
 	client  *client // nil where the connection has no place: in servers of others
 	bodies  int64   // bytes of bodies
 	answers int64   // bytes of answers
+	paced   bool    // what await let through last was counted
 }
 
 const (
@@ -47,6 +50,9 @@ func (x *exchange) enter(b *budget) error {
 		return refusal(kv.CodeOverloaded, "too many requests in flight from this address")
 	}
 	x.share.client = p.client
+	if keys && p.client.pace.rate > 0 {
+		x.s.door.rivals.saw(p.client, time.Now())
+	}
 	return nil
 }
 

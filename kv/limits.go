@@ -82,8 +82,9 @@ const (
 	ConnectionsPerClientMax = ConnectionsMax / 4
 
 	// LargeBytesPerProcessor is how many bytes of large bodies and answers one client
-	// address has in a second, for each processor of the node. A MiB costs the nodes some
-	// milliseconds of processor time, so that is a small part of what they have.
+	// address has in a second, for each processor of the node, while another address asks
+	// for keys. A MiB costs the nodes some milliseconds of processor time, so that is a
+	// small part of what they have.
 	LargeBytesPerProcessor = 8 << 20
 
 	// IdempotencyKeyBytesMax bounds the Idempotency-Key header.
