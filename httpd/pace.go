@@ -31,7 +31,7 @@ const (
 	// paceFree is how much of each body and each answer is not counted.
 	paceFree = 64 << 10
 	// paceCredit is what a client may take at once who took nothing for a while.
-	paceCredit = 8 << 20
+	paceCredit = 2 << 20
 	// pagePaced is the shortest that a page gets because its client has little credit.
 	pagePaced = 256 << 10
 )
