@@ -135,6 +135,9 @@ func (c *Cluster) end(t testing.TB) {
 		}
 	}
 	if dir := os.Getenv(keepLogsIn); dir != "" {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Error(err)
+		}
 		for i := 1; i <= c.Size; i++ {
 			name := strings.ReplaceAll(t.Name(), "/", "-") + "-" + filepath.Base(c.LogPath(i))
 			if err := os.WriteFile(filepath.Join(dir, name), []byte(c.LogTail(i, 1<<30)), 0o600); err != nil {
