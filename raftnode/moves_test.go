@@ -26,10 +26,7 @@ func TestSnapshotAtALowRate(t *testing.T) {
 		}
 	}, func(c *testCluster) {
 		l := c.leader()
-		slow := l.id.Node%3 + 1
-		c.net.Isolate(slow, true)
-		c.mustPut(l, "k", "v")
-		c.cutLog()
+		slow := c.leaveBehind(l)
 		c.net.Heal()
 		began := time.Now()
 		c.until("arrived", 30*time.Minute, func() bool { return machineOf(c.replica(slow)).get("k") == "v" })

@@ -45,6 +45,22 @@ func (c *testCluster) cutLog() {
 	}
 }
 
+// leaveBehind cuts a follower off, and has the others' logs begin after what it misses:
+// "k" with the value "v".
+func (c *testCluster) leaveBehind(leader *Replica) kv.NodeID {
+	c.t.Helper()
+	slow := leader.id.Node%3 + 1
+	c.net.Isolate(slow, true)
+	c.mustPut(leader, "k", "v")
+	for id := range c.nodes {
+		if id != slow {
+			c.until("applied everywhere else", time.Second, func() bool { return machineOf(c.replica(id)).get("k") == "v" })
+		}
+	}
+	c.cutLog()
+	return slow
+}
+
 func TestLaggingFollowerGetsTheState(t *testing.T) {
 	for _, kind := range []Kind{Durable, InMemory} {
 		t.Run(kind.String(), func(t *testing.T) {
@@ -86,10 +102,7 @@ func TestLaggingFollowerGetsTheState(t *testing.T) {
 func TestStateTravelsOverABadNetwork(t *testing.T) {
 	bubble(t, 3, func(c *testCluster) {
 		l := c.leader()
-		slow := l.id.Node%3 + 1
-		c.net.Isolate(slow, true)
-		c.mustPut(l, "k", "v")
-		c.cutLog()
+		slow := c.leaveBehind(l)
 		c.net.SetAll(simnet.Link{Drop: 0.1, Duplicate: 0.2, DelayMax: 20 * time.Millisecond})
 		c.until("caught up", 5*time.Minute, func() bool { return machineOf(c.replica(slow)).get("k") == "v" })
 		c.net.Heal()
@@ -104,10 +117,7 @@ func TestLostAnswerOfAnInstall(t *testing.T) {
 	gates, setup := gated()
 	bubbleWith(t, 3, Durable, setup, func(c *testCluster) {
 		l := c.leader()
-		slow := l.id.Node%3 + 1
-		c.net.Isolate(slow, true)
-		c.mustPut(l, "k", "v")
-		c.cutLog()
+		slow := c.leaveBehind(l)
 		g := gates[l.id.Node]
 		release := make(chan struct{})
 		g.set(func() {
@@ -146,10 +156,7 @@ func TestSilentSender(t *testing.T) {
 	gates, setup := gated()
 	bubbleWith(t, 3, Durable, setup, func(c *testCluster) {
 		l := c.leader()
-		slow := l.id.Node%3 + 1
-		c.net.Isolate(slow, true)
-		c.mustPut(l, "k", "v")
-		c.cutLog()
+		slow := c.leaveBehind(l)
 		var sent atomic.Int32
 		g := gates[l.id.Node]
 		g.set(func() {
@@ -182,10 +189,7 @@ func TestLostChunkIsSentAgain(t *testing.T) {
 	gates, setup := gated()
 	bubbleWith(t, 3, Durable, setup, func(c *testCluster) {
 		l := c.leader()
-		slow := l.id.Node%3 + 1
-		c.net.Isolate(slow, true)
-		c.mustPut(l, "k", "v")
-		c.cutLog()
+		slow := c.leaveBehind(l)
 		const lost = 3 * snapshotChunkBytes
 		var mu sync.Mutex
 		sent := map[uint64]int{} // by offset
@@ -231,12 +235,8 @@ func TestNewLeaderSendsItsOwn(t *testing.T) {
 	gates, setup := gated()
 	bubbleWith(t, 3, Durable, setup, func(c *testCluster) {
 		l := c.leader()
-		slow := l.id.Node%3 + 1
-		c.net.Isolate(slow, true)
-		c.mustPut(l, "k", "v")
+		slow := c.leaveBehind(l)
 		next := kv.ServerID{Node: 6 - l.id.Node - slow, Shard: testShard, Incarnation: 1}
-		c.until("applied", time.Second, func() bool { return machineOf(c.replica(next.Node)).get("k") == "v" })
-		c.cutLog()
 		var sent atomic.Int32
 		g := gates[l.id.Node]
 		g.set(func() {
@@ -263,10 +263,7 @@ func TestSendingKeepsTheLog(t *testing.T) {
 	gates, setup := gated()
 	bubbleWith(t, 3, Durable, setup, func(c *testCluster) {
 		l := c.leader()
-		slow := l.id.Node%3 + 1
-		c.net.Isolate(slow, true)
-		c.mustPut(l, "k", "v")
-		c.cutLog()
+		c.leaveBehind(l)
 		release := make(chan struct{})
 		g := gates[l.id.Node]
 		g.set(func() {
