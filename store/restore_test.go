@@ -34,12 +34,16 @@ func TestStageBesideApply(t *testing.T) {
 			fed := make(chan struct{})
 			go func() {
 				defer close(fed)
-				_, _ = arrives.Write(image[:len(image)/2]) // fails if Stage does, which is seen below
+				half := len(image) / 2
+				_, _ = arrives.Write(image[:half]) // fails if Stage does, which is seen below
+				// More is read when the header has been: then the image was found to be newer.
+				_, _ = arrives.Write(image[half : half+1])
 				mustApply(t, r, s.entries[20:applied]...)
-				_, _ = arrives.Write(image[len(image)/2:])
+				_, _ = arrives.Write(image[half+1:])
 				_ = arrives.Close()
 			}()
 			staged, err := r.Stage(src)
+			_ = src.Close()
 			<-fed
 			if err != nil || staged.Applied().Index != s.entries[at-1].Index {
 				t.Fatalf("%+v, %v", staged, err)
