@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +101,7 @@ func TestChecksFindWhatIsWrong(t *testing.T) {
 		{"stale within its bound", "", historyOf(putOf("a", absent, 5), putOf("b", at("a", 5), 7), stale(5*time.Second, readOf(at("a", 5), 5)))},
 		{"stale beyond its bound", "C6", historyOf(putOf("a", absent, 5), putOf("b", at("a", 5), 7), readOf(at("b", 7), 7), readOf(at("b", 7), 7), stale(time.Second, readOf(at("a", 5), 5)))},
 		{"versions of cells that a split parted", "", historyOf(in(2, putOf("a", absent, 5)), in(3, onCell(1, putOf("b", absent, 4))), in(2, readOf(at("a", 5), 5)), in(3, onCell(1, readOf(at("b", 4), 4))))},
+		{"a shard remembers what one did that it has absorbed", "", historyOf(in(2, putOf("a", absent, 5)), replay(in(2, onCell(1, putOf("b", absent, 4)))), in(2, readOf(at("a", 5), 5)))},
 		{"versions go back where another shard takes over", "C1", historyOf(in(2, putOf("a", absent, 5)), in(3, putOf("b", at("a", 5), 4)))},
 		{"stale beyond its bound in another shard", "C6", historyOf(in(2, putOf("a", absent, 5)), in(2, putOf("b", at("a", 5), 7)), in(3, readOf(at("b", 7), 7)), in(3, readOf(at("b", 7), 7)), in(3, stale(time.Second, readOf(at("a", 5), 5))))},
 		{"stale, and nobody wrote it", "C6", historyOf(putOf("a", absent, 5), stale(0, readOf(at("x", 5), 5)))},
@@ -119,9 +121,34 @@ func TestChecksFindWhatIsWrong(t *testing.T) {
 	}
 }
 
+// TestPartsOfARead: what was read of one state of a shard is one record, and what was
+// read of a later one, when it had absorbed its neighbour, is another.
+func TestPartsOfARead(t *testing.T) {
+	reading := func(shard kv.ShardID, last kv.Version) kv.Reading {
+		return kv.Reading{Served: kv.Served{Shard: shard, LastVersion: last}}
+	}
+	r := record{request: request{cells: []int{0, 1, 2, 3}}}
+	got := new(client).parts(r, []kv.Reading{reading(3, 5), reading(3, 5), reading(3, 9), reading(4, 9)})
+	want := [][]int{{0, 1}, {2}, {3}}
+	if len(got) != len(want) {
+		t.Fatalf("%d parts, want %d", len(got), len(want))
+	}
+	for i, part := range got {
+		if !slices.Equal(part.request.cells, want[i]) {
+			t.Errorf("part %d has cells %v, want %v", i, part.request.cells, want[i])
+		}
+	}
+}
+
 // in has a shard answer.
 func in(owner kv.ShardID, r record) record {
 	r.owner = owner
+	return r
+}
+
+// replay has an answer come from what was remembered.
+func replay(r record) record {
+	r.replayed = true
 	return r
 }
 

@@ -186,16 +186,18 @@ func (cl *client) read(shard, group int, which []int, opts kv.ReadOptions) {
 	}
 }
 
-// parts gives what a read was answered, a record for each shard that had a part in
-// it: cells that lie in different shards are read at different times.
+// parts gives what a read was answered, a record for each state of a shard that had a
+// part in it: cells that lie in different shards are read at different times, also where
+// one of them has absorbed the other by the time it answers for both.
 func (cl *client) parts(r record, readings []kv.Reading) []record {
 	which := r.request.cells
 	var out []record
 	for i, reading := range readings {
-		at := slices.IndexFunc(out, func(o record) bool { return o.owner == reading.Served.Shard })
+		last := uint64(reading.Served.LastVersion)
+		at := slices.IndexFunc(out, func(o record) bool { return o.owner == reading.Served.Shard && o.answer.last == last })
 		if at < 0 {
 			part := r
-			part.owner, part.request.cells, part.answer.last = reading.Served.Shard, nil, uint64(reading.Served.LastVersion)
+			part.owner, part.request.cells, part.answer.last = reading.Served.Shard, nil, last
 			if r.stale {
 				part.detail = "served by " + cl.c.nameOf(reading.Served.Node)
 			}
@@ -285,7 +287,7 @@ func (cl *client) wrote(r record, written kv.Written, err error) {
 	switch {
 	case err == nil:
 		r.answer, r.owner = answerOf(r.request, written), written.Served.Shard
-		if written.Replayed {
+		if r.replayed = written.Replayed; r.replayed {
 			cl.h.count(func(o *OpCounts) { o.Replayed++ })
 		}
 		cl.learn(r)

@@ -256,7 +256,7 @@ func (c *Cluster) fragile() string {
 	if state == nil || state.Config().ReplicationFactor < 3 {
 		return "the replication factor is too small"
 	}
-	alive := c.idsOfMembers()
+	alive, whole := c.idsOfMembers(), c.wholeReplicas()
 	for _, node := range c.members() {
 		running := node.server()
 		if running == nil {
@@ -272,6 +272,9 @@ func (c *Cluster) fragile() string {
 				if m.Voter {
 					voters++
 				}
+				if !whole[m.ID] {
+					return fmt.Sprintf("%s has nothing yet", m.ID)
+				}
 			}
 			if voters < 3 && len(s.Members) > 0 {
 				return fmt.Sprintf("%s has %d voters", s.ID, voters)
@@ -279,6 +282,25 @@ func (c *Cluster) fragile() string {
 		}
 	}
 	return ""
+}
+
+// wholeReplicas gives the replicas that have a configuration. One without is of no help
+// when another is lost, though it is a member: what a split has made of a replica that
+// was not there, or what a move has just added.
+func (c *Cluster) wholeReplicas() map[kv.ServerID]bool {
+	out := map[kv.ServerID]bool{}
+	for _, node := range c.members() {
+		running := node.server()
+		if running == nil {
+			continue
+		}
+		for _, r := range running.Host().Replicas() {
+			if s := r.Status(); len(s.Members) > 0 {
+				out[s.ID] = true
+			}
+		}
+	}
+	return out
 }
 
 func (c *Cluster) idsOfMembers() map[kv.NodeID]bool {

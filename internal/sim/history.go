@@ -99,6 +99,7 @@ type record struct {
 	stale        bool          // a read that asked for less
 	bound        time.Duration // of a stale read; 0 = none
 	owner        kv.ShardID    // who answered, 0 = nobody
+	replayed     bool          // from what was remembered: another shard may have carried it out, before a merge
 	detail       string        // the error of an unknown outcome, or who served a stale read
 }
 
