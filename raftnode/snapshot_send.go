@@ -142,11 +142,7 @@ func (s *sending) launch(c chunk) {
 	answer := make(chan chunkReply, 1)
 	message := c.append(s.buffer()[:0], s.envelope())
 	s.flight = append(s.flight, flying{c, message, answer})
-	if s.t.mute.Load() > 0 {
-		answer <- chunkReply{err: errMute}
-		return
-	}
-	s.t.mesh.Send(s.to.Node, peer.MethodSnapshotChunk, message, time.Now().Add(chunkTimeout), func(data []byte, err error) {
+	s.t.send(peer.MethodSnapshotChunk, s.to, message, chunkTimeout, func(data []byte, err error) {
 		reply := chunkReply{err: err}
 		if err == nil {
 			reply.chunkAnswer, reply.err = decodeChunkAnswer(data)

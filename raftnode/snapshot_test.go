@@ -61,6 +61,20 @@ func (c *testCluster) leaveBehind(leader *Replica) kv.NodeID {
 	return slow
 }
 
+// healForChunks heals the network and lets so many chunks of a snapshot through, none after
+// them. It returns when one was lost.
+func (c *testCluster) healForChunks(g *gateMesh, chunks int32) {
+	c.t.Helper()
+	var sent atomic.Int32
+	g.set(func() {
+		g.drop = func(_ kv.NodeID, m peer.Method, _ []byte) bool {
+			return m == peer.MethodSnapshotChunk && sent.Add(1) > chunks
+		}
+	})
+	c.net.Heal()
+	c.until("a part has arrived", 10*time.Second, func() bool { return sent.Load() > chunks })
+}
+
 func TestLaggingFollowerGetsTheState(t *testing.T) {
 	for _, kind := range []Kind{Durable, InMemory} {
 		t.Run(kind.String(), func(t *testing.T) {
@@ -157,15 +171,8 @@ func TestSilentSender(t *testing.T) {
 	bubbleWith(t, 3, Durable, setup, func(c *testCluster) {
 		l := c.leader()
 		slow := c.leaveBehind(l)
-		var sent atomic.Int32
 		g := gates[l.id.Node]
-		g.set(func() {
-			g.drop = func(to kv.NodeID, m peer.Method, _ []byte) bool {
-				return m == peer.MethodSnapshotChunk && sent.Add(1) > 2
-			}
-		})
-		c.net.Heal()
-		c.until("a part has arrived", 10*time.Second, func() bool { return sent.Load() > 2 })
+		c.healForChunks(g, 2)
 		// The follower still votes: it is needed for an election.
 		c.net.Isolate(l.id.Node, true)
 		c.until("an election without the sender", 10*time.Second, func() bool {
@@ -237,15 +244,7 @@ func TestNewLeaderSendsItsOwn(t *testing.T) {
 		l := c.leader()
 		slow := c.leaveBehind(l)
 		next := kv.ServerID{Node: 6 - l.id.Node - slow, Shard: testShard, Incarnation: 1}
-		var sent atomic.Int32
-		g := gates[l.id.Node]
-		g.set(func() {
-			g.drop = func(_ kv.NodeID, m peer.Method, _ []byte) bool {
-				return m == peer.MethodSnapshotChunk && sent.Add(1) > 3
-			}
-		})
-		c.net.Heal()
-		c.until("a part has arrived", 10*time.Second, func() bool { return sent.Load() > 3 })
+		c.healForChunks(gates[l.id.Node], 3)
 		c.eventually("handed over", func(ctx context.Context, l *Replica) error {
 			if l.id == next {
 				return nil

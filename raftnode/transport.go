@@ -55,22 +55,29 @@ func (t *transport) SetHeartbeatHandler(func(raft.RPC)) {}
 // call asks a peer and waits for the answer, the timeout, or the stop of the
 // instance.
 func (t *transport) call(m peer.Method, to kv.ServerID, req []byte, timeout time.Duration) ([]byte, error) {
-	return t.await(func(done func([]byte, error)) {
-		t.mesh.Send(to.Node, m, req, time.Now().Add(timeout), done)
-	})
+	return t.await(func(done func([]byte, error)) { t.send(m, to, req, timeout, done) })
+}
+
+// send is call for callers that do not wait.
+func (t *transport) send(m peer.Method, to kv.ServerID, req []byte, timeout time.Duration, done func([]byte, error)) {
+	if t.mute.Load() > 0 {
+		done(nil, errMute)
+		return
+	}
+	t.mesh.Send(to.Node, m, req, time.Now().Add(timeout), done)
 }
 
 // callSoon is call for what is in no hurry.
 func (t *transport) callSoon(m peer.Method, to kv.ServerID, req []byte, timeout time.Duration) ([]byte, error) {
+	if t.mute.Load() > 0 {
+		return nil, errMute
+	}
 	return t.await(func(done func([]byte, error)) {
 		t.gather.send(to.Node, heldMessage{t: t, method: m, req: req, deadline: time.Now().Add(timeout), done: done})
 	})
 }
 
 func (t *transport) await(send func(done func([]byte, error))) ([]byte, error) {
-	if t.mute.Load() > 0 {
-		return nil, errMute
-	}
 	type answer struct {
 		resp []byte
 		err  error
