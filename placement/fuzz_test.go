@@ -94,7 +94,7 @@ func FuzzReport(f *testing.F) {
 		b := newBoard(&in)
 		l := &problemList{count: map[string]int{}}
 		b.nodeProblems(l)
-		b.clusterProblems(l)
+		b.clusterProblems(l, true)
 		b.shardProblems(l, true)
 	})
 }

@@ -52,9 +52,11 @@ func (c *Control) noMetaLeader(err error) kv.Problem {
 func (c *Control) problems(in *Input) []*metapb.Problem {
 	b := newBoard(in)
 	l := &problemList{count: map[string]int{}}
+	// A leader that is new has not heard from everybody yet.
+	heard := c.tracker.leadingFor(in.Now) >= in.Tuning.DeadAfter
 	b.nodeProblems(l)
-	b.clusterProblems(l)
-	b.shardProblems(l, c.tracker.leadingFor(in.Now) >= in.Tuning.DeadAfter)
+	b.clusterProblems(l, heard)
+	b.shardProblems(l, heard)
 	c.changeProblems(b, l)
 	for code, n := range l.count {
 		if n > problemsPerCode {
@@ -143,7 +145,7 @@ func (b *board) nodeProblems(l *problemList) {
 	}
 }
 
-func (b *board) clusterProblems(l *problemList) {
+func (b *board) clusterProblems(l *problemList, heard bool) {
 	rf, stay := b.cfg.ReplicationFactor, 0
 	for _, h := range b.nodes {
 		if h.stays() {
@@ -169,7 +171,7 @@ func (b *board) clusterProblems(l *problemList) {
 			}
 		}
 	}
-	if alive < voters {
+	if heard && alive < voters {
 		l.add(&metapb.Problem{Code: "meta-under-replicated", Severity: string(kv.SeverityWarning), Shard: uint64(kv.MetaShard),
 			Summary: fmt.Sprintf("%d of the %d voters of the meta shard are alive", alive, voters),
 			Help:    "start the dead nodes again; after the grace others take their place"})
