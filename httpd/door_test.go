@@ -90,12 +90,16 @@ func TestPlacesAreGivenBack(t *testing.T) {
 		_ = c.Close()
 		waitFor(t, func() bool { inside, _, _ := r.server.Connections(); return inside < 5 })
 	}
-	waitFor(t, func() bool { inside, reserved, _ := r.server.Connections(); return inside+reserved == 0 })
-	r.server.door.mu.Lock()
-	defer r.server.door.mu.Unlock()
-	if n := len(r.server.door.places) + len(r.server.door.clients); n != 0 {
-		t.Errorf("%d places and clients are left", n)
-	}
+	// A connection that was closed at once may not have come in yet, and nobody is left
+	// in the door before it has. They come in in order: when this one is answered, all have.
+	last := r.dial()
+	last.write(getK).answer("GET")
+	_ = last.Close()
+	waitFor(t, func() bool {
+		r.server.door.mu.Lock()
+		defer r.server.door.mu.Unlock()
+		return len(r.server.door.places)+len(r.server.door.clients)+r.server.door.inside+len(r.server.door.reserve) == 0
+	})
 }
 
 // fakeConn is a connection from an address, which may be closed.

@@ -1,5 +1,6 @@
 # Shortens the output of `go test -v`: of a package that passed its result, what it
-# skipped, and the lines of figures that tests log; of one that failed all.
+# skipped, and the lines of figures that tests log; of one that failed all but subtests
+# that passed.
 { lines[++n] = $0 }
 
 /^ *--- SKIP: / {
@@ -13,7 +14,7 @@
 
 /^(ok|FAIL|\?)[ \t]+[a-z].*\// || /^FAIL$/ {
   if ($1 == "FAIL") {
-    for (i = 1; i <= n; i++) if (lines[i] !~ /^ *=== /) print lines[i]
+    for (i = 1; i <= n; i++) if (lines[i] !~ /^ *=== |^ +--- PASS: /) print lines[i]
   } else if ($1 == "ok") {
     print
     for (i = 1; i <= noted; i++) print figures[i]

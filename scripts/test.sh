@@ -59,6 +59,10 @@ done
 
 say "skipped"
 (cd "$logs" && grep '^SKIP ' "${steps[@]}") || echo "nothing"
+if grep -q FAILED "$results"; then
+  say "what failed"
+  (cd "$logs" && awk -f ../../scripts/failures.awk $(awk '$2 == "FAILED" { print $1 }' results) | tail -n 60)
+fi
 say "results"
 cat "$results"
 printf '%-9s %-6s %4d s\n' all "" "$SECONDS"
