@@ -126,6 +126,32 @@ func TestMoveEndsWithTheConfiguration(t *testing.T) {
 	}
 }
 
+// TestReturnOfADeadNode: when its node is back, a replica need not be replaced, unless it
+// was taken out already. Then the shard would be left with a voter too few.
+func TestReturnOfADeadNode(t *testing.T) {
+	d := active(t)
+	c := cmdMove(2, 4, 1)
+	c.GetBeginMove().Reason = metapb.MoveReason_MOVE_DEAD
+	d.must(t, c)
+	for _, taken := range []bool{false, true} {
+		members := []string{"1", "2", "3", "n4.2"}
+		if taken {
+			members = members[1:]
+		}
+		d.reconfigure(t, 2, members...)
+		in := Input{State: d.m.State(), Health: map[kv.NodeID]Health{}}
+		for id := range kv.NodeID(5) {
+			in.Health[id] = Health{Liveness: Alive, Report: &metapb.NodeReport{Node: uint64(id)}}
+		}
+		b := newBoard(&in)
+		m := in.State.Move(2)
+		added := replicaOf(in.State.Shard(2).Current, 4)
+		if why := b.pointless(b.part(2), m, added, false); (why == "") != taken {
+			t.Errorf("taken out %t: %q", taken, why)
+		}
+	}
+}
+
 func TestIncarnationsAreNeverGivenOutTwice(t *testing.T) {
 	d := active(t)
 	seen := map[uint64]bool{1: true}
