@@ -38,6 +38,7 @@ type attempts struct {
 	asked kv.NodeID             // by the latest attempt
 	hint  kv.NodeID             // who leads, according to it
 	turn  int                   // rotates over the voters
+	moved bool                  // it was given up because somebody else leads
 
 	silent     kv.NodeID // the latest that was asked and did not answer
 	avoidUntil time.Time // until when it is asked only if there is nobody else
@@ -50,7 +51,7 @@ func (a *attempts) target(d *kvpb.ShardDescriptor) kv.NodeID {
 	if a.shard != shard {
 		a.shard, a.asked, a.hint, a.turn = shard, 0, 0, 0
 	}
-	a.desc = d
+	a.desc, a.moved = d, false
 	a.asked = a.choose(d, shard)
 	a.hint = 0
 	return a.asked
@@ -113,6 +114,15 @@ func (a *attempts) nextVoter(d *kvpb.ShardDescriptor) kv.NodeID {
 	return a.r.self
 }
 
+// watched carries out an attempt at another node, and gives it up when somebody else
+// turns out to lead the shard.
+func (a *attempts) watched(ctx context.Context, d *kvpb.ShardDescriptor, node kv.NodeID, attempt func(context.Context) error) error {
+	w := a.r.watch(ctx, d, node)
+	err := attempt(w.ctx)
+	a.moved = w.stop() && err != nil
+	return err
+}
+
 // patienceForOne is how long one attempt at another node may go unanswered.
 func (a *attempts) patienceForOne() time.Duration {
 	return a.r.timing.Attempt << min(a.slow, 5)
@@ -165,7 +175,9 @@ func (a *attempts) note(cause error) *kv.Error {
 	e := asError(cause)
 	silent := e.Code == kv.CodeOutcomeUnknown || e.Code == kv.CodeTimeout
 	if silent {
-		a.slow++
+		if !a.moved { // or else it says nothing of how slow the cluster is
+			a.slow++
+		}
 		if a.asked != a.r.self {
 			a.silent, a.avoidUntil = a.asked, time.Now().Add(a.r.timing.Attempt)
 		}
@@ -213,7 +225,7 @@ func (a *attempts) worthwhile(e *kv.Error) bool {
 // random by half: what the pause adds to the time for which nobody could serve is a
 // third of that at most.
 func (a *attempts) delay(e *kv.Error) time.Duration {
-	news := e.Code == kv.CodeWrongShard || e.Code == kv.CodeNotLeader && a.promising(a.hint)
+	news := e.Code == kv.CodeWrongShard || e.Code == kv.CodeNotLeader && a.promising(a.hint) || a.moved
 	if news && a.quick < quickMax {
 		a.quick++
 		return 0

@@ -21,7 +21,10 @@ func (r *Router) proposeOnce(ctx context.Context, a *attempts, d *kvpb.ShardDesc
 	if node == r.self {
 		answer, err = r.local.Propose(ctx, shard, data, versions)
 	} else {
-		answer, err = r.forwardPropose(ctx, node, shard, data, versions, a.patienceForOne())
+		err = a.watched(ctx, d, node, func(ctx context.Context) (err error) {
+			answer, err = r.forwardPropose(ctx, node, shard, data, versions, a.patienceForOne())
+			return err
+		})
 	}
 	if err != nil {
 		return nil, 0, err

@@ -76,7 +76,11 @@ func (r *Router) readAtLeader(ctx context.Context, a *attempts, d *kvpb.ShardDes
 		return resp, node, err
 	}
 	msg := &routerpb.ForwardRead{Shard: d.Shard, Linearizable: true, Request: req}
-	resp, err := r.forwardRead(ctx, node, msg, a.patienceForOne())
+	var resp *kvpb.ReadResponse
+	err := a.watched(ctx, d, node, func(ctx context.Context) (err error) {
+		resp, err = r.forwardRead(ctx, node, msg, a.patienceForOne())
+		return err
+	})
 	if err != nil {
 		return nil, node, err
 	}

@@ -28,6 +28,9 @@ type Timing struct {
 	// Attempt bounds the first attempt at another node; each further attempt
 	// without an answer may take twice as long as the one before.
 	Attempt time.Duration
+	// Watch is how often a request that waits for another node looks whether somebody
+	// else leads by now.
+	Watch time.Duration
 	// LastAttempt is the least time that an attempt after a pause must have left.
 	LastAttempt time.Duration
 	// BackoffMin and BackoffMax bound the pause between attempts.
@@ -40,6 +43,7 @@ type Timing struct {
 func (t Timing) withDefaults() Timing {
 	orDefault(&t.Patience, 5*time.Second)
 	orDefault(&t.Attempt, 2*time.Second)
+	orDefault(&t.Watch, 200*time.Millisecond)
 	orDefault(&t.LastAttempt, 100*time.Millisecond)
 	orDefault(&t.BackoffMin, 2*time.Millisecond)
 	orDefault(&t.BackoffMax, 100*time.Millisecond)
@@ -109,9 +113,10 @@ type Router struct {
 	timing Timing
 	limits Limits
 
-	leaders leaderCache
-	turn    atomic.Uint32 // rotates stale reads over replicas
-	seenMs  atomic.Int64  // the largest time that a shard has told
+	leaders  leaderCache
+	searches searches
+	turn     atomic.Uint32 // rotates stale reads over replicas
+	seenMs   atomic.Int64  // the largest time that a shard has told
 
 	handlers handlerGate
 }

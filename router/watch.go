@@ -1,0 +1,141 @@
+package router
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/quorate-db/quorate/kv"
+	"github.com/quorate-db/quorate/kv/kvpb"
+	"github.com/quorate-db/quorate/router/routerpb"
+)
+
+// searchesMax bounds the shards whose leaders this node searches for at once.
+const searchesMax = 16
+
+// watch looks, while another node is asked for the leader of a shard and does not
+// answer, whether somebody else leads by now. A process that is stopped, a machine that
+// stands still, and a network that swallows what it is given do not refuse anything: only
+// silence tells, and the shard may have another leader long before patience ends. To give
+// up such an attempt early costs nothing but the attempt: a write goes on under the same
+// id, and is in doubt as after any silence.
+type watch struct {
+	r    *Router
+	desc *kvpb.ShardDescriptor
+	node kv.NodeID // that was asked
+
+	// Who led when the attempt began, according to this node's replica and to what
+	// requests have found. Only who differs from them is news: either may be behind.
+	local, cached kv.NodeID
+
+	ctx    context.Context // the attempt's
+	cancel context.CancelFunc
+
+	mu    sync.Mutex // held while look runs
+	timer *time.Timer
+	ended bool
+	moved bool // somebody else leads
+}
+
+// watch begins to look, at first after Timing.Watch, and ends the attempt's context when
+// another node leads. stop has to be called.
+func (r *Router) watch(ctx context.Context, d *kvpb.ShardDescriptor, node kv.NodeID) *watch {
+	w := &watch{r: r, desc: d, node: node, local: r.localLeader(d), cached: r.leaders.get(kv.ShardID(d.Shard))}
+	w.ctx, w.cancel = context.WithCancel(ctx)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(r.timing.Watch, w.look)
+	return w
+}
+
+// stop ends the watch, waits for what it has begun, and reports whether it has ended
+// the attempt.
+func (w *watch) stop() (moved bool) {
+	w.cancel()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
+	w.timer.Stop()
+	return w.moved
+}
+
+func (w *watch) look() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return
+	}
+	if !w.elsewhere() {
+		w.r.search(w.ctx, w.desc, w.node)
+	}
+	if w.elsewhere() {
+		w.moved = true
+		w.cancel()
+		return
+	}
+	w.timer.Reset(w.r.timing.Watch)
+}
+
+// elsewhere reports whether another node has become leader since the attempt began.
+func (w *watch) elsewhere() bool {
+	news := func(now, then kv.NodeID) bool { return now != 0 && now != then && now != w.node }
+	return news(w.r.leaders.get(kv.ShardID(w.desc.Shard)), w.cached) || news(w.r.localLeader(w.desc), w.local)
+}
+
+// localLeader gives who leads according to this node's own replica, 0 for nobody.
+func (r *Router) localLeader(d *kvpb.ShardDescriptor) kv.NodeID {
+	leader, known := r.local.Leader(kv.ShardID(d.Shard))
+	if !known {
+		return 0
+	}
+	return leader
+}
+
+// search asks the voters but one, each for a short while, whether they lead, and
+// remembers who does. What is asked for is a read index and not hearsay: a voter that
+// is behind names leaders of the past. One request at a time searches for a shard's
+// leader, the others see what it finds.
+func (r *Router) search(ctx context.Context, d *kvpb.ShardDescriptor, except kv.NodeID) {
+	shard := kv.ShardID(d.Shard)
+	if !r.searches.begin(shard) {
+		return
+	}
+	defer r.searches.end(shard)
+	for n, from := len(d.Replicas), int(r.turn.Add(1)); n > 0 && ctx.Err() == nil; n-- {
+		voter := d.Replicas[(from+n)%len(d.Replicas)]
+		node := kv.NodeID(voter.Node)
+		if voter.Role == kvpb.ReplicaRole_ROLE_NONVOTER || node == except || node == r.self {
+			continue
+		}
+		msg := &routerpb.ForwardRead{Shard: d.Shard, Linearizable: true, Request: &kvpb.ReadRequest{}}
+		if _, err := r.forwardRead(ctx, node, msg, r.timing.Watch); err == nil {
+			r.leaders.set(shard, node)
+			return
+		}
+	}
+}
+
+// searches are the shards whose leaders are being searched for. Its zero value is ready.
+type searches struct {
+	mu     sync.Mutex
+	shards map[kv.ShardID]bool
+}
+
+func (s *searches) begin(shard kv.ShardID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.shards[shard] || len(s.shards) >= searchesMax {
+		return false
+	}
+	if s.shards == nil {
+		s.shards = map[kv.ShardID]bool{}
+	}
+	s.shards[shard] = true
+	return true
+}
+
+func (s *searches) end(shard kv.ShardID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.shards, shard)
+}
