@@ -49,7 +49,7 @@ func pauseRound(t *testing.T, c *proc.Cluster, l *proc.Layout, paused int, name 
 			others = append(others, c.Endpoint(i))
 		}
 	}
-	writer := c.Client(t, client.Config{Endpoints: others})
+	writer := c.Client(t, client.Config{Endpoints: others, Timeout: proc.WaitMax})
 	put := func(value string) {
 		for _, s := range led {
 			if _, err := writer.Put(t.Context(), proc.KeyIn(s, name), []byte(value), client.PutOptions{}); err != nil {

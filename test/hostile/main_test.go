@@ -89,7 +89,7 @@ func TestHostileLoad(t *testing.T) {
 	c.Configure(t, client.ConfigChange{AutoBalance: &off}) // a leader that moves is no election of interest
 	c.Layout(t)
 	fill(t, c)
-	s := &siege{c: c, w: startWitness(t, c), m: watchMachine(t)}
+	s := &siege{c: c, w: startWitness(t, c), m: proc.WatchMachine(t)}
 	s.w.lap(warmUp)
 	s.terms, s.before = termsOf(t, c), memory(t, c)
 	s.quiet = s.w.lap(quietFirst)
@@ -119,7 +119,7 @@ type kind struct {
 type siege struct {
 	c       *proc.Cluster
 	w       *witness
-	m       *machine
+	m       *proc.Machine
 	stall   time.Duration // of the machine, in the try before
 	quiet   lap           // of all times without an attack
 	results []result
@@ -139,7 +139,7 @@ type result struct {
 	faults []error       // elections and failed calls, which a machine that stalls causes too
 }
 
-func (r *result) excused() bool { return r.stall > stallMax }
+func (r *result) excused() bool { return r.stall > proc.StallMax }
 
 // attack carries a kind out. One under which the witness was too slow is carried out
 // again: something else may have had the machine, but not each time. So is one in which
@@ -189,7 +189,7 @@ func (s *siege) try(t *testing.T, number int) result {
 	r.after = s.judge(t)
 	r.faults = append(s.elections(t), s.w.failed()...)
 	// Elections come after what causes them, so the stalls of the try before count too.
-	stall := s.m.stalled()
+	stall := s.m.LongestStall()
 	r.stall, s.stall = max(stall, s.stall), stall
 	return r
 }

@@ -1,6 +1,4 @@
-//go:build blackbox
-
-package hostile
+package proc
 
 import (
 	"context"
@@ -11,32 +9,35 @@ import (
 	"time"
 )
 
-// machine watches what the test runs on: a goroutine that has next to nothing to do
+// Machine watches what a test runs on: a goroutine that has next to nothing to do
 // writes a few bytes to the disk over and over. When that takes long, something else
-// has the machine, and that nodes elect is no fault of theirs.
-type machine struct {
+// has the machine, and that nodes elect, or are slow to, is no fault of theirs.
+type Machine struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 
 	mu    sync.Mutex
 	since time.Time // the running write's beginning
 	worst time.Duration
+	total time.Duration
 }
 
 const (
 	machineEvery = 50 * time.Millisecond
-	// stallMax is from when on the machine is at fault: a sixth of what a follower waits
+	// StallMax is from when on the machine is at fault: a sixth of what a follower waits
 	// for its leader, because a heartbeat and its answer are several such waits.
-	stallMax = 150 * time.Millisecond
+	StallMax = 150 * time.Millisecond
 )
 
-func watchMachine(t *testing.T) *machine {
+// WatchMachine watches until Stop, at the latest until the test ends.
+func WatchMachine(t testing.TB) *Machine {
+	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "machine"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	m := &machine{cancel: cancel, since: time.Now()}
+	m := &Machine{cancel: cancel, since: time.Now()}
 	m.done.Go(func() {
 		defer f.Close()
 		for ctx.Err() == nil {
@@ -50,16 +51,36 @@ func watchMachine(t *testing.T) *machine {
 			}
 			now := time.Now()
 			m.mu.Lock()
-			m.worst, m.since = max(m.worst, now.Sub(m.since)-machineEvery), now
+			late := now.Sub(m.since) - machineEvery
+			if late > StallMax {
+				m.total += late
+			}
+			m.worst, m.since = max(m.worst, late), now
 			m.mu.Unlock()
 		}
 	})
-	t.Cleanup(func() { cancel(); m.done.Wait() })
+	t.Cleanup(m.Stop)
 	return m
 }
 
-// stalled gives the longest wait since it was called last, a running one too.
-func (m *machine) stalled() time.Duration {
+// Stop ends the watch; again, it does nothing.
+func (m *Machine) Stop() {
+	m.cancel()
+	m.done.Wait()
+}
+
+// Stalled gives for how long the machine has stood still in all.
+func (m *Machine) Stalled() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if running := time.Since(m.since) - machineEvery; running > StallMax {
+		return m.total + running
+	}
+	return m.total
+}
+
+// LongestStall gives the longest wait since it was called last, a running one too.
+func (m *Machine) LongestStall() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	worst := max(m.worst, time.Since(m.since)-machineEvery)
