@@ -107,10 +107,12 @@ func (r *Replica) Stand() {
 }
 
 // standRetryMin and standRetryMax bound the pause in which a replica of a new shard asks
-// again whether a majority runs; it doubles. Writes to the shard wait meanwhile.
+// again whether a majority runs. Writes to the shard wait meanwhile: it grows only after
+// standEager, in which the others nearly always come into being.
 const (
 	standRetryMin = 2 * time.Millisecond
 	standRetryMax = 20 * time.Millisecond
+	standEager    = 200 * time.Millisecond
 )
 
 // StandUntilLed has a shard that has just come into being elect this replica
@@ -118,7 +120,8 @@ const (
 // later, so it waits until a majority runs, and stands; it returns when a leader is
 // known, whoever that is.
 func (r *Replica) StandUntilLed(ctx context.Context) error {
-	for pause := standRetryMin; ; pause = min(2*pause, standRetryMax) {
+	began, pause := time.Now(), standRetryMin
+	for {
 		if _, led := r.leader(); led {
 			return nil
 		}
@@ -132,6 +135,9 @@ func (r *Replica) StandUntilLed(ctx context.Context) error {
 			return r.errStopped()
 		case <-ctx.Done():
 			return r.errWaited(ctx, "stand for election")
+		}
+		if time.Since(began) > standEager {
+			pause = min(2*pause, standRetryMax)
 		}
 	}
 }

@@ -126,15 +126,11 @@ func (s *shapes) run() {
 		case <-s.ctx.Done():
 			return
 		}
-		failed := false
-		for _, e := range s.take() {
-			if err := s.carryOut(e); err != nil && s.ctx.Err() == nil {
-				s.log.Warn("could not follow a change of a shard's range; trying again", "shard", e.Shard, "other", e.Other, "err", err)
-				failed = true
-				s.note(e)
-			}
+		failed := s.carryOut(s.take())
+		for _, e := range failed {
+			s.note(e)
 		}
-		if !failed {
+		if len(failed) == 0 {
 			pause = shapeRetryMin
 			continue
 		}
@@ -147,12 +143,45 @@ func (s *shapes) run() {
 	}
 }
 
-func (s *shapes) carryOut(e store.ShapeEvent) error {
-	s.learn(e)
+// carryOut carries events out, all after one flush: many shards that split at the same
+// time would else wait for one flush after the other, and each holds up a child's writes.
+// It gives back those that failed.
+func (s *shapes) carryOut(events []store.ShapeEvent) (failed []store.ShapeEvent) {
+	flush := false
+	for _, e := range events {
+		s.learn(e)
+		switch e.Kind {
+		case store.ShapePrepared: // so that little is left to flush when the split itself holds up the child
+			flush = true
+		case store.ShapeSplit:
+			flush = flush || e.Adopted
+		case store.ShapeAbsorbed:
+			flush = true
+			if r, ok := s.host.Replica(e.Other); ok {
+				r.GiveUp() // whoever waits for it is to ask the neighbour
+			}
+		}
+	}
+	var flushed error
+	if flush && !planted.On(planted.ChildBeforeFlush) {
+		flushed = s.db.Flush()
+	}
+	for _, e := range events {
+		err := flushed
+		if err == nil {
+			err = s.follow(e)
+		}
+		if err != nil && s.ctx.Err() == nil {
+			s.log.Warn("could not follow a change of a shard's range; trying again", "shard", e.Shard, "other", e.Other, "err", err)
+			failed = append(failed, e)
+		}
+	}
+	return failed
+}
+
+// follow does what an event asks for when it is on disk.
+func (s *shapes) follow(e store.ShapeEvent) error {
 	switch e.Kind {
-	case store.ShapePrepared:
-		// So that little is left to flush when the split itself holds up the child.
-		return s.db.Flush()
 	case store.ShapeSplit:
 		if !e.Adopted {
 			return nil // it is here already, or was
@@ -175,15 +204,9 @@ func (s *shapes) learn(e store.ShapeEvent) {
 	}
 }
 
-// split makes the replica of a child whose state a split has left here, and has the
-// child led from where its parent is.
+// split makes the replica of a child whose state a split has left here, on disk, and has
+// the child led from where its parent is.
 func (s *shapes) split(e store.ShapeEvent) error {
-	if planted.On(planted.ChildBeforeFlush) {
-		return s.adopt(e.Other, e.Child)
-	}
-	if err := s.db.Flush(); err != nil {
-		return err
-	}
 	if _, err := s.db.ReplicaDescriptor(e.Other); errors.Is(err, store.ErrNoReplica) {
 		return nil // it was absorbed again, or dropped
 	}
@@ -231,16 +254,10 @@ func (s *shapes) adopt(shard kv.ShardID, d *kvpb.ShardDescriptor) error {
 	return err
 }
 
-// absorbed ends the replica of a shard that its left neighbour has taken over.
+// absorbed ends the replica of a shard that its left neighbour has taken over, which is
+// on disk.
 func (s *shapes) absorbed(right kv.ShardID) error {
-	r, ok := s.host.Replica(right)
-	if ok {
-		r.GiveUp() // whoever waits for it is to ask the neighbour
-	}
-	if err := s.db.Flush(); err != nil {
-		return err
-	}
-	if ok {
+	if r, ok := s.host.Replica(right); ok {
 		ctx, cancel := context.WithTimeout(s.ctx, destroyLimit)
 		defer cancel()
 		if err := s.host.Destroy(ctx, r.ID()); err != nil {

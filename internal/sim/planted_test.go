@@ -22,6 +22,7 @@ func plantedConfig(seed uint64) Config {
 var directed = map[planted.Fault]string{
 	planted.HeartbeatFastPath:    "two-candidates-and-a-slow-disk",
 	planted.StallIgnored:         "leader-with-hanging-disk",
+	planted.VoteForgotten:        "power-cut-between-two-candidates",
 	planted.RetiredVotes:         "retired-replica-is-asked-for-its-vote",
 	planted.ImageWithoutRequests: "request-id-over-install-and-failover",
 	planted.InitialFromZero:      "replica-comes-after-a-split",
