@@ -26,6 +26,10 @@ import (
 // removedMax bounds how long a secret that was removed may still be of use.
 const removedMax = 15 * time.Second
 
+// leaseNearly is how long the machine has to stand still to excuse an election: a leader
+// that nobody answers for half a second steps down.
+const leaseNearly = 400 * time.Millisecond
+
 // canary is in every value that TestRotation writes.
 const canary = "canary-value-77f1c0"
 
@@ -182,6 +186,7 @@ func TestSecretRotation(t *testing.T) {
 	c.WaitSettled(t)
 	before := terms(t, c.Cluster)
 	t.Logf("ready and settled after %s", time.Since(begin).Round(time.Millisecond))
+	machine := proc.WatchMachine(t)
 	load := startImpatient(t, c.Cluster)
 	for round := range scaled(t, 2) {
 		next := pki.NewSecret()
@@ -196,8 +201,13 @@ func TestSecretRotation(t *testing.T) {
 		old = next
 	}
 	calls := load.end(t)
+	stall := machine.LongestStall()
 	for shard, was := range before {
-		if now := terms(t, c.Cluster)[shard]; now != was {
+		switch now := terms(t, c.Cluster)[shard]; {
+		case now == was:
+		case stall > leaseNearly:
+			t.Logf("shard %s: was led by %s, now by %s, but the machine stood still for %s", shard, was, now, stall)
+		default:
 			t.Errorf("shard %s: was led by %s, now by %s", shard, was, now)
 		}
 	}
