@@ -360,10 +360,7 @@ func (s *Server) addKey(x *exchange) error {
 	if !ok || err != nil {
 		return invalid("query: delta: want a decimal number of 64 bits")
 	}
-	if err := x.query.done(); err != nil {
-		return err
-	}
-	if _, err := x.accept(formatJSON, false); err != nil {
+	if err := x.plain(); err != nil {
 		return err
 	}
 	if err := x.noBody(); err != nil {

@@ -123,10 +123,7 @@ func (r *reader) rangeQuery(names fields) (q rangeQuery) {
 // itself; together they are not one view until there are transactions over shards.
 func (s *Server) runQuery(x *exchange) error {
 	x.readOnly = true
-	if err := x.query.done(); err != nil {
-		return err
-	}
-	if _, err := x.accept(formatJSON, false); err != nil {
+	if err := x.plain(); err != nil {
 		return err
 	}
 	body, _, err := x.jsonBody(false)

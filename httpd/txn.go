@@ -43,10 +43,7 @@ func parseTxn(body []byte) (*kvpb.Txn, error) {
 
 // runTxn serves POST /v1/txn.
 func (s *Server) runTxn(x *exchange) error {
-	if err := x.query.done(); err != nil {
-		return err
-	}
-	if _, err := x.accept(formatJSON, false); err != nil {
+	if err := x.plain(); err != nil {
 		return err
 	}
 	body, _, err := x.jsonBody(false)

@@ -56,50 +56,43 @@ somebody waits for it.`,
 }
 
 func operationWaitCommand(env lookupEnv) *cobra.Command {
-	var f clientFlags
-	cmd := &cobra.Command{
+	return aboutOperation(env, &cobra.Command{
 		Use:   "wait ID",
 		Short: "Follow an operation to its end",
 		Long:  "Follow an operation to its end. Exit code 0 if it is done, 1 if it failed or was cancelled.",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := operationID(args[0])
-			if err != nil {
-				return err
-			}
-			return f.withClient(func(c *client.Client) error {
-				o, err := c.Operation(cmd.Context(), id)
-				if err != nil {
-					return err
-				}
-				return f.follow(cmd, c, &o)
-			})
-		},
-	}
-	f.addTo(cmd, env, formatTable)
-	return cmd
+	}, func(f *clientFlags, cmd *cobra.Command, c *client.Client, id uint64) error {
+		o, err := c.Operation(cmd.Context(), id)
+		if err != nil {
+			return err
+		}
+		return f.follow(cmd, c, &o)
+	})
 }
 
 func operationCancelCommand(env lookupEnv) *cobra.Command {
-	var f clientFlags
-	cmd := &cobra.Command{
+	return aboutOperation(env, &cobra.Command{
 		Use:   "cancel ID",
 		Short: "End an operation before its end",
 		Long:  "End an operation before its end. What was begun may have to be finished first; what is done stays done.",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := operationID(args[0])
-			if err != nil {
-				return err
-			}
-			return f.withClient(func(c *client.Client) error {
-				o, err := c.CancelOperation(cmd.Context(), id)
-				if err != nil {
-					return err
-				}
-				return f.printOperation(cmd.OutOrStdout(), &o)
-			})
-		},
+	}, func(f *clientFlags, cmd *cobra.Command, c *client.Client, id uint64) error {
+		o, err := c.CancelOperation(cmd.Context(), id)
+		if err != nil {
+			return err
+		}
+		return f.printOperation(cmd.OutOrStdout(), &o)
+	})
+}
+
+// aboutOperation completes a command about one operation, which its argument names.
+func aboutOperation(env lookupEnv, cmd *cobra.Command, do func(*clientFlags, *cobra.Command, *client.Client, uint64) error) *cobra.Command {
+	var f clientFlags
+	cmd.Args = cobra.ExactArgs(1)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		id, err := operationID(args[0])
+		if err != nil {
+			return err
+		}
+		return f.withClient(func(c *client.Client) error { return do(&f, cmd, c, id) })
 	}
 	f.addTo(cmd, env, formatTable)
 	return cmd
