@@ -3,6 +3,7 @@ package router
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -309,21 +310,80 @@ func TestHearsayEndsNoAttempt(t *testing.T) {
 	})
 }
 
-// TestSearchesAreBounded: one at a time for a shard, and so many in all.
+// TestSearchesAreBounded: one at a time for a shard, not too often, and so many in all.
 func TestSearchesAreBounded(t *testing.T) {
-	var s searches
-	for shard := range kv.ShardID(searchesMax) {
-		if !s.begin(shard) || s.begin(shard) {
-			t.Fatalf("shard %d", shard)
+	synctest.Test(t, func(t *testing.T) {
+		var s searches
+		const every = time.Second
+		for shard := range kv.ShardID(searchesMax) {
+			if !s.begin(shard, every) || s.begin(shard, every) {
+				t.Fatalf("shard %d", shard)
+			}
 		}
-	}
-	if s.begin(searchesMax) {
-		t.Error("one too many")
-	}
-	s.end(3)
-	if !s.begin(searchesMax) {
-		t.Error("no place was given back")
-	}
+		if s.begin(searchesMax, every) {
+			t.Error("one too many")
+		}
+		time.Sleep(2 * every)
+		if s.begin(3, every) {
+			t.Error("a second one beside the first")
+		}
+		s.end(3)
+		if s.begin(3, every) {
+			t.Error("one right after another")
+		}
+		if !s.begin(searchesMax, every) {
+			t.Error("no place was given back")
+		}
+		s.end(searchesMax)
+		time.Sleep(every)
+		if !s.begin(3, every) {
+			t.Error("none any more")
+		}
+		s.end(3)
+		for shard := range kv.ShardID(2 * searchesKept) {
+			if shard += 100; s.begin(shard, every) {
+				s.end(shard)
+			}
+			time.Sleep(every / 100)
+		}
+		if n := len(s.latest); n > searchesKept {
+			t.Errorf("%d searches are remembered", n)
+		}
+	})
+}
+
+// TestWaitingRequestsSearchSeldom has many requests wait for a leader that does not
+// answer: together they ask the others no more often than one of them would.
+func TestWaitingRequestsSearchSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 3)
+		c.fault = func(k call) fault {
+			if k.to == 1 {
+				return hang
+			}
+			return deliver
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 1900*time.Millisecond)
+		defer cancel()
+		var waiting sync.WaitGroup
+		for i := range 200 {
+			waiting.Go(func() {
+				time.Sleep(time.Duration(i) * time.Millisecond)
+				_, err := c.router(2).Get(ctx, []byte("n"), kv.ReadOptions{})
+				wantError(t, err, kv.CodeTimeout, kv.OutcomeNone)
+			})
+		}
+		waiting.Wait()
+		asked := 0
+		for _, k := range c.take() {
+			if k.to == 3 {
+				asked++
+			}
+		}
+		if asked == 0 || asked > 10 {
+			t.Errorf("node 3 was asked %d times", asked)
+		}
+	})
 }
 
 // TestASlowLeaderIsAskedAgain has the leader answer nobody for a while, but stay

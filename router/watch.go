@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"time"
 
@@ -94,10 +95,10 @@ func (r *Router) localLeader(d *kvpb.ShardDescriptor) kv.NodeID {
 // search asks the voters but one, each for a short while, whether they lead, and
 // remembers who does. What is asked for is a read index and not hearsay: a voter that
 // is behind names leaders of the past. One request at a time searches for a shard's
-// leader, the others see what it finds.
+// leader, at most every Timing.Watch; the others see what it finds.
 func (r *Router) search(ctx context.Context, d *kvpb.ShardDescriptor, except kv.NodeID) {
 	shard := kv.ShardID(d.Shard)
-	if !r.searches.begin(shard) {
+	if !r.searches.begin(shard, r.timing.Watch) {
 		return
 	}
 	defer r.searches.end(shard)
@@ -115,27 +116,41 @@ func (r *Router) search(ctx context.Context, d *kvpb.ShardDescriptor, except kv.
 	}
 }
 
-// searches are the shards whose leaders are being searched for. Its zero value is ready.
+// searches are the shards whose leaders are being searched for, or were a moment ago: many
+// requests wait where a leader is slow, and shall not make it slower. The zero value is
+// ready.
 type searches struct {
-	mu     sync.Mutex
-	shards map[kv.ShardID]bool
+	mu      sync.Mutex
+	running int
+	latest  map[kv.ShardID]time.Time // when a search ended; zero while it runs
 }
 
-func (s *searches) begin(shard kv.ShardID) bool {
+// searchesKept bounds how many ended searches are remembered without a look at their age.
+const searchesKept = 1024
+
+// begin reports whether to search: nobody does, nobody has for a while, and there are
+// not too many searches.
+func (s *searches) begin(shard kv.ShardID, every time.Duration) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.shards[shard] || len(s.shards) >= searchesMax {
+	recent := func(at time.Time) bool { return at.IsZero() || time.Since(at) < every }
+	if at, known := s.latest[shard]; known && recent(at) || s.running >= searchesMax {
 		return false
 	}
-	if s.shards == nil {
-		s.shards = map[kv.ShardID]bool{}
+	if s.latest == nil {
+		s.latest = map[kv.ShardID]time.Time{}
 	}
-	s.shards[shard] = true
+	if len(s.latest) >= searchesKept {
+		maps.DeleteFunc(s.latest, func(_ kv.ShardID, at time.Time) bool { return !recent(at) })
+	}
+	s.latest[shard] = time.Time{}
+	s.running++
 	return true
 }
 
 func (s *searches) end(shard kv.ShardID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.shards, shard)
+	s.latest[shard] = time.Now()
+	s.running--
 }
