@@ -20,8 +20,13 @@ const (
 	cacheBytesDefault    = 64 << 20
 	memtableBytesDefault = 16 << 20
 	memtablesMax         = 4
-	openFilesMax         = 512
-	bloomBitsPerKey      = 10
+	// l0Max is how many layers of fresh tables a read may meet before writes wait for
+	// compactions. Splits and installs flush what little there is, so the layers are small
+	// and come fast while a cluster grows: with the library's 12, a node's writes waited
+	// for seconds.
+	l0Max           = 64
+	openFilesMax    = 512
+	bloomBitsPerKey = 10
 )
 
 // Options of a Pebble engine. Zero fields take defaults.
@@ -89,6 +94,7 @@ func (e *pebbleEngine) pebbleOptions(o Options, cache *pebble.Cache) *pebble.Opt
 		FormatMajorVersion:          formatVersion,
 		MemTableSize:                orDefault(o.MemtableBytes, memtableBytesDefault),
 		MemTableStopWritesThreshold: memtablesMax,
+		L0StopWritesThreshold:       l0Max,
 		MaxOpenFiles:                openFilesMax,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 		Logger:                      log,
