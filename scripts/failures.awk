@@ -11,6 +11,6 @@ FNR == 1 { kept = 0 }
 /^ *--- FAIL: / { flush_tail(); print; kept = 0; next }
 /^ *--- (PASS|SKIP): / { kept = 0; next }
 /^(panic: |fatal error: |WARNING: DATA RACE)/ { trace = 25 }
-/\[(build|setup) failed\]|^FAIL[ \t].*\(cached\)|^no such|^[^ ]+\.go:[0-9]+:[0-9]+: / { print; next }
+/\[(build|setup) failed\]|^[^ ]+\.go:[0-9]+:[0-9]+: / { print; next }
 trace > 0 { print; trace--; next }
 /^    / { tail[++kept] = $0; next }

@@ -61,7 +61,10 @@ say "skipped"
 (cd "$logs" && grep '^SKIP ' "${steps[@]}") || echo "nothing"
 if grep -q FAILED "$results"; then
   say "what failed"
-  (cd "$logs" && awk -f ../../scripts/failures.awk $(awk '$2 == "FAILED" { print $1 }' results) | tail -n 60)
+  for name in $(awk '$2 == "FAILED" { print $1 }' "$results"); do
+    why=$(awk -f scripts/failures.awk "$logs/$name" | tail -n 60)
+    printf '%s\n' "${why:-$(tail -n 12 "$logs/$name")}"
+  done
 fi
 say "results"
 cat "$results"
