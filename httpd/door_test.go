@@ -95,11 +95,12 @@ func TestPlacesAreGivenBack(t *testing.T) {
 	last := r.dial()
 	last.write(getK).answer("GET")
 	_ = last.Close()
-	waitFor(t, func() bool {
-		r.server.door.mu.Lock()
-		defer r.server.door.mu.Unlock()
-		return len(r.server.door.places)+len(r.server.door.clients)+r.server.door.inside+len(r.server.door.reserve) == 0
-	})
+	waitFor(t, func() bool { inside, reserved, _ := r.server.Connections(); return inside+reserved == 0 })
+	r.server.door.mu.Lock()
+	defer r.server.door.mu.Unlock()
+	if n := len(r.server.door.places) + len(r.server.door.clients); n != 0 {
+		t.Errorf("%d places and clients are left", n)
+	}
 }
 
 // fakeConn is a connection from an address, which may be closed.

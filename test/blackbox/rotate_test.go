@@ -201,9 +201,9 @@ func TestSecretRotation(t *testing.T) {
 		old = next
 	}
 	calls := load.end(t)
-	stall := machine.LongestStall()
+	stall, after := machine.LongestStall(), terms(t, c.Cluster)
 	for shard, was := range before {
-		switch now := terms(t, c.Cluster)[shard]; {
+		switch now := after[shard]; {
 		case now == was:
 		case stall > leaseNearly:
 			t.Logf("shard %s: was led by %s, now by %s, but the machine stood still for %s", shard, was, now, stall)
