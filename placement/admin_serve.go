@@ -295,7 +295,6 @@ func whyStuck(in *Input, node uint64) string {
 
 func moveDetail(in *Input, m *metapb.Move) string {
 	d := in.State.Shard(kv.ShardID(m.Shard)).GetCurrent()
-	added := replicaOf(d, m.Add.GetNode())
 	report := in.replicaReport(kv.NodeID(m.Add.GetNode()), kv.ShardID(m.Shard))
 	switch {
 	case m.Cancelled:
@@ -304,7 +303,7 @@ func moveDetail(in *Input, m *metapb.Move) string {
 		return "the replica is taken out of the shard"
 	case report.GetIncarnation() != m.Add.Incarnation:
 		return "the node makes the new replica"
-	case added.GetIncarnation() != m.Add.Incarnation:
+	case held(d, m.Add) == nil:
 		return "the shard's leader adds the new replica"
 	case voters(d) < len(d.Replicas):
 		return "the new replica receives the shard"

@@ -130,12 +130,9 @@ func (s *State) settle(h *metapb.Shard, at int64) {
 }
 
 func (s *State) settleMove(m *metapb.Move, d *kvpb.ShardDescriptor, at int64) {
-	added := replicaOf(d, m.Add.GetNode())
-	if added.GetIncarnation() != m.Add.GetIncarnation() {
-		added = nil
-	}
+	added := held(d, m.Add)
 	votes := added != nil && added.Role == kvpb.ReplicaRole_ROLE_VOTER
-	gone := m.Remove == nil || replicaOf(d, m.Remove.Node).GetIncarnation() != m.Remove.Incarnation
+	gone := held(d, m.Remove) == nil
 	kind, state := EventMoveDone, kv.OperationDone
 	switch {
 	case m.Cancelled && (added == nil || votes):

@@ -17,10 +17,7 @@ func (b *board) carryMoves() {
 
 func (b *board) carryMove(p *part, m *metapb.Move) {
 	d := p.record.Current
-	added := replicaOf(d, m.Add.GetNode())
-	if added.GetIncarnation() != m.Add.GetIncarnation() {
-		added = nil
-	}
+	added := held(d, m.Add)
 	votes := added != nil && added.Role == kvpb.ReplicaRole_ROLE_VOTER
 	if !m.Cancelled {
 		if why := b.pointless(p, m, added, votes); why != "" {
@@ -66,19 +63,21 @@ func (b *board) mayRemove(p *part, m *metapb.Move) bool {
 // the next step every write would have to wait for a replica that has just come.
 // Without it no fewer failures are survived than with it.
 func (b *board) deadWeight(p *part, m *metapb.Move) bool {
-	if m.Remove == nil {
-		return false
-	}
-	old := replicaOf(p.record.Current, m.Remove.Node)
-	h := b.byID[m.Remove.Node]
-	return old.GetIncarnation() == m.Remove.Incarnation && old.GetRole() == kvpb.ReplicaRole_ROLE_VOTER && (h == nil || h.gone)
+	old := held(p.record.Current, m.Remove)
+	return old != nil && old.Role == kvpb.ReplicaRole_ROLE_VOTER && b.lost(old.Node)
+}
+
+// lost reports whether a node is gone, or not known any more.
+func (b *board) lost(node uint64) bool {
+	h := b.byID[node]
+	return h == nil || h.gone
 }
 
 // lostBeside reports whether a shard has a voter on a node that is gone, other than
 // a certain one.
 func (b *board) lostBeside(p *part, node uint64) bool {
 	for _, r := range p.record.Current.Replicas {
-		if h := b.byID[r.Node]; r.Node != node && r.Role == kvpb.ReplicaRole_ROLE_VOTER && (h == nil || h.gone) {
+		if r.Node != node && r.Role == kvpb.ReplicaRole_ROLE_VOTER && b.lost(r.Node) {
 			return true
 		}
 	}
@@ -159,7 +158,7 @@ func (b *board) pointless(p *part, m *metapb.Move, added *kvpb.ReplicaDescriptor
 	if m.Remove != nil && (m.Add == nil || votes) && b.lostBeside(p, m.Remove.Node) && !b.mayRemove(p, m) {
 		return "another replica was lost meanwhile" // which has to go first
 	}
-	if votes || m.Remove != nil && replicaOf(p.record.Current, m.Remove.Node) == nil {
+	if votes || m.Remove != nil && held(p.record.Current, m.Remove) == nil {
 		return "" // without the new one there would be one too few
 	}
 	source := b.byID[m.Remove.GetNode()]

@@ -206,6 +206,16 @@ func replicaOf(d *kvpb.ShardDescriptor, node uint64) *kvpb.ReplicaDescriptor {
 	return nil
 }
 
+// held finds in d the very replica that want names, of the same incarnation; nil if it is
+// not there, or if want is nil.
+func held(d *kvpb.ShardDescriptor, want *kvpb.ReplicaDescriptor) *kvpb.ReplicaDescriptor {
+	r := replicaOf(d, want.GetNode())
+	if r.GetIncarnation() != want.GetIncarnation() {
+		return nil
+	}
+	return r
+}
+
 // orderReplicas puts replicas in the order that old has them, so that the first
 // stays the preferred leader; what is new follows by node id.
 func orderReplicas(old, replicas []*kvpb.ReplicaDescriptor) []*kvpb.ReplicaDescriptor {

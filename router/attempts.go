@@ -61,17 +61,17 @@ func (a *attempts) choose(d *kvpb.ShardDescriptor, shard kv.ShardID) kv.NodeID {
 	if a.promising(a.hint) {
 		return a.hint
 	}
-	local, known := a.r.local.Leader(shard)
-	if planted.On(planted.LocalReads) && a.op == OpRead && a.tries == 0 && known {
+	local := a.r.localLeader(shard)
+	if planted.On(planted.LocalReads) && a.op == OpRead && a.tries == 0 && local != 0 {
 		return a.r.self
 	}
-	if known && local == a.r.self {
+	if local == a.r.self {
 		return local
 	}
 	if cached := a.r.leaders.get(shard); a.promising(cached) {
 		return cached
 	}
-	if known && a.promising(local) {
+	if a.promising(local) {
 		return local
 	}
 	return a.nextVoter(d)

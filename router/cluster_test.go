@@ -73,6 +73,16 @@ const (
 	late             // lost for the caller at once, carried out some time later
 )
 
+// silent is the fault of a node that never answers.
+func silent(node kv.NodeID) func(call) fault {
+	return func(k call) fault {
+		if k.to == node {
+			return hang
+		}
+		return deliver
+	}
+}
+
 // newCluster has nodes 1 to n, and shards 2, 3, … that part at the given keys,
 // with all nodes as voters. Shard i is led by one node after the other.
 func newCluster(tb testing.TB, n int, splits ...string) *cluster {

@@ -252,12 +252,7 @@ func TestASilentNodeDoesNotHoldARequestUp(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCluster(t, 4)
 				c.locked(func() { c.shards[2].desc.Replicas = c.shards[2].desc.Replicas[:3] })
-				c.fault = func(k call) fault {
-					if k.to == 1 {
-						return hang
-					}
-					return deliver
-				}
+				c.fault = silent(1)
 				election := time.AfterFunc(elected, func() { c.locked(func() { c.shards[2].leader = 3 }) })
 				defer election.Stop()
 				began := time.Now()
@@ -292,12 +287,7 @@ func TestHearsayEndsNoAttempt(t *testing.T) {
 		c.nodes[2].believes[2] = 3
 		c.nodes[3].believes[2] = 2
 		c.router(2).leaders.set(2, 1)
-		c.fault = func(k call) fault {
-			if k.to == 1 {
-				return hang
-			}
-			return deliver
-		}
+		c.fault = silent(1)
 		ctx, cancel := context.WithTimeout(context.Background(), 1900*time.Millisecond)
 		defer cancel()
 		_, err := c.router(2).Txn(ctx, add("n", 1), nil)
@@ -357,12 +347,7 @@ func TestSearchesAreBounded(t *testing.T) {
 func TestWaitingRequestsSearchSeldom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, 3)
-		c.fault = func(k call) fault {
-			if k.to == 1 {
-				return hang
-			}
-			return deliver
-		}
+		c.fault = silent(1)
 		ctx, cancel := context.WithTimeout(context.Background(), 1900*time.Millisecond)
 		defer cancel()
 		var waiting sync.WaitGroup

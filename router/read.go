@@ -129,11 +129,8 @@ func (r *Router) readStale(ctx context.Context, a *attempts, d *kvpb.ShardDescri
 	ahead := err == nil && resp.Status == kvpb.Status_STATUS_NOT_READY
 	last := asErrorOf(err, shard, resp)
 	staleness := uint64((opts.MaxStaleness + time.Microsecond - 1) / time.Microsecond) // zero only if it was
-	for n, from := len(d.Replicas), int(r.turn.Add(1)); n > 0; n-- {
-		node := kv.NodeID(d.Replicas[(from+n)%len(d.Replicas)].Node)
-		if node == r.self {
-			continue
-		}
+	for rep := range r.remoteReplicas(d) {
+		node := kv.NodeID(rep.Node)
 		msg := &routerpb.ForwardRead{Shard: d.Shard, MaxStalenessUs: staleness, Request: req}
 		resp, err := r.forwardRead(ctx, node, msg, a.patienceForOne()/2)
 		if done, err := r.staleAnswer(d, resp, err); done {
@@ -219,13 +216,9 @@ func (r *Router) seekAbsorber(ctx context.Context, gone *kvpb.ShardDescriptor) {
 		r.learn(resp.Descriptor_, nil, 0)
 		return
 	}
-	for n, from := len(left.Replicas), int(r.turn.Add(1)); n > 0; n-- {
-		node := kv.NodeID(left.Replicas[(from+n)%len(left.Replicas)].Node)
-		if node == r.self {
-			continue
-		}
+	for rep := range r.remoteReplicas(left) {
 		msg := &routerpb.ForwardRead{Shard: left.Shard, Request: &kvpb.ReadRequest{}}
-		if resp, err := r.forwardRead(ctx, node, msg, r.timing.LastAttempt); err == nil {
+		if resp, err := r.forwardRead(ctx, kv.NodeID(rep.Node), msg, r.timing.LastAttempt); err == nil {
 			r.learn(resp.Descriptor_, nil, 0)
 			return
 		}

@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"iter"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -115,7 +116,7 @@ type Router struct {
 
 	leaders  leaderCache
 	searches searches
-	turn     atomic.Uint32 // rotates stale reads over replicas
+	turn     atomic.Uint32 // rotates what any replica can do over all of them
 	seenMs   atomic.Int64  // the largest time that a shard has told
 
 	handlers handlerGate
@@ -209,6 +210,26 @@ func (c *leaderCache) forget(shard kv.ShardID, node kv.NodeID) {
 	if c.nodes[shard] == node {
 		delete(c.nodes, shard)
 	}
+}
+
+// remoteReplicas gives the replicas of d on other nodes, beginning with another one each time.
+func (r *Router) remoteReplicas(d *kvpb.ShardDescriptor) iter.Seq[*kvpb.ReplicaDescriptor] {
+	return func(yield func(*kvpb.ReplicaDescriptor) bool) {
+		for n, from := len(d.Replicas), int(r.turn.Add(1)); n > 0; n-- {
+			if rep := d.Replicas[(from+n)%len(d.Replicas)]; kv.NodeID(rep.Node) != r.self && !yield(rep) {
+				return
+			}
+		}
+	}
+}
+
+// localLeader gives who leads a shard according to this node's own replica, 0 for nobody.
+func (r *Router) localLeader(shard kv.ShardID) kv.NodeID {
+	leader, known := r.local.Leader(shard)
+	if !known {
+		return 0
+	}
+	return leader
 }
 
 // owns reports whether key lies in the descriptor's range.

@@ -41,7 +41,8 @@ type watch struct {
 // watch begins to look, at first after Timing.Watch, and ends the attempt's context when
 // another node leads. stop has to be called.
 func (r *Router) watch(ctx context.Context, d *kvpb.ShardDescriptor, node kv.NodeID) *watch {
-	w := &watch{r: r, desc: d, node: node, local: r.localLeader(d), cached: r.leaders.get(kv.ShardID(d.Shard))}
+	shard := kv.ShardID(d.Shard)
+	w := &watch{r: r, desc: d, node: node, local: r.localLeader(shard), cached: r.leaders.get(shard)}
 	w.ctx, w.cancel = context.WithCancel(ctx)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -80,16 +81,8 @@ func (w *watch) look() {
 // elsewhere reports whether another node has become leader since the attempt began.
 func (w *watch) elsewhere() bool {
 	news := func(now, then kv.NodeID) bool { return now != 0 && now != then && now != w.node }
-	return news(w.r.leaders.get(kv.ShardID(w.desc.Shard)), w.cached) || news(w.r.localLeader(w.desc), w.local)
-}
-
-// localLeader gives who leads according to this node's own replica, 0 for nobody.
-func (r *Router) localLeader(d *kvpb.ShardDescriptor) kv.NodeID {
-	leader, known := r.local.Leader(kv.ShardID(d.Shard))
-	if !known {
-		return 0
-	}
-	return leader
+	shard := kv.ShardID(w.desc.Shard)
+	return news(w.r.leaders.get(shard), w.cached) || news(w.r.localLeader(shard), w.local)
 }
 
 // search asks the voters but one, each for a short while, whether they lead, and
@@ -102,15 +95,17 @@ func (r *Router) search(ctx context.Context, d *kvpb.ShardDescriptor, except kv.
 		return
 	}
 	defer r.searches.end(shard)
-	for n, from := len(d.Replicas), int(r.turn.Add(1)); n > 0 && ctx.Err() == nil; n-- {
-		voter := d.Replicas[(from+n)%len(d.Replicas)]
-		node := kv.NodeID(voter.Node)
-		if voter.Role == kvpb.ReplicaRole_ROLE_NONVOTER || node == except || node == r.self {
+	for rep := range r.remoteReplicas(d) {
+		node := kv.NodeID(rep.Node)
+		if rep.Role == kvpb.ReplicaRole_ROLE_NONVOTER || node == except {
 			continue
 		}
 		msg := &routerpb.ForwardRead{Shard: d.Shard, Linearizable: true, Request: &kvpb.ReadRequest{}}
 		if _, err := r.forwardRead(ctx, node, msg, r.timing.Watch); err == nil {
 			r.leaders.set(shard, node)
+			return
+		}
+		if ctx.Err() != nil {
 			return
 		}
 	}
