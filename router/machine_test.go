@@ -117,6 +117,9 @@ func (m *machine) apply(d *kvpb.ShardDescriptor, data []byte, nowMs int64) *kvpb
 	if err := proto.Unmarshal(data, &cmd); err != nil || len(cmd.Txns) == 0 {
 		return &kvpb.Result{Status: kvpb.Status_STATUS_BAD_COMMAND}
 	}
+	if n := len(cmd.Ordinals); n > 0 && (cmd.Request == nil || n != len(cmd.Txns)) {
+		return &kvpb.Result{Status: kvpb.Status_STATUS_BAD_COMMAND}
+	}
 	m.nowMs = max(m.nowMs, nowMs)
 	first := max(m.version+1, uint64(kv.VersionAt(m.nowMs)))
 	m.version = first + uint64(len(cmd.Txns)) - 1
