@@ -37,14 +37,24 @@ build() {
   done
 }
 
+# What the fuzzer's workers print is lost, also why one has died: Go starts them by the
+# name that it was started by itself, so that name is of a script that keeps it.
+cat >"$logs/worker" <<'END'
+#!/usr/bin/env bash
+exec "$FUZZ_TEST" "$@" >>"$FUZZ_SAID" 2>&1
+END
+chmod +x "$logs/worker"
+
 # one DIR TARGET: fuzzes one target and tells what came of it. Inputs that reach something
 # new are made small first, by default for a minute each; where an engine works beside the
 # test, much looks new and nothing else would be tried.
 one() {
   local dir=$1 target=$2 top=$PWD code=0
   local log="$logs/$(name "$dir")-$target.log" cache
+  local said="$log.worker"
   cache=$(go env GOCACHE)/fuzz/$(go list "$dir")
-  (cd "$dir" && exec timeout -k 10 "$hung" "$top/$logs/$(name "$dir").test" -test.run '^$' -test.fuzz "^$target\$" \
+  export FUZZ_TEST="$top/$logs/$(name "$dir").test" FUZZ_SAID="$top/$said"
+  (cd "$dir" && exec timeout -k 10 "$hung" bash -c 'exec -a "$0" "$FUZZ_TEST" "$@"' "$top/$logs/worker" -test.run '^$' -test.fuzz "^$target\$" \
     -test.fuzztime "$time" -test.fuzzminimizetime 1000x -test.parallel 1 -test.fuzzcachedir "$cache") </dev/null >"$top/$log" 2>&1 || code=$?
   if grep -q 'not built with coverage' "$log"; then
     echo "$dir $target: this Go does not take -d=libfuzzer" | tee -a "$logs/failed"
@@ -56,6 +66,7 @@ one() {
     echo "$dir $target" >>"$logs/failed"
     printf 'FAIL  %s %s (exit code %d)\n' "$dir" "$target" "$code"
     tail -n 40 "$log" | sed -e 's/^/      /' -e "s|written to testdata|written to $dir/testdata|"
+    [ ! -s "$said" ] || { echo "      the worker said:"; head -n 40 "$said" | sed 's/^/      /'; }
   fi
 }
 
