@@ -203,18 +203,19 @@ func TestGreedyPeersAreGivenUp(t *testing.T) {
 	reach(t, n.started(t, 1), 2)
 }
 
-// TestSlowPeerMeetsTheWriteDeadline: a write that does not end is ended.
+// TestSlowPeerMeetsTheWriteDeadline: a write that does not end is ended. Its reader is
+// kept content, from before the write on, so that only the write can be what ends the
+// connection, also where this machine stands still for longer than the deadline.
 func TestSlowPeerMeetsTheWriteDeadline(t *testing.T) {
 	var n Loopback
 	conns := mute(t, &n, 2)
 	a := n.started(t, 1, func(o *Options) { o.Timing.Dead = time.Second; o.Timing.Ping = time.Hour })
-	ch := ask(a, 2, MethodTerms, make([]byte, 32<<20), patience)
+	first := ask(a, 2, MethodTerms, nil, patience)
 	c := await(t, "connection", conns)
-	// Keep its reader content, so that only the write can be what ends it.
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		tick := time.NewTicker(20 * time.Millisecond)
+		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
 		for {
 			select {
@@ -225,9 +226,10 @@ func TestSlowPeerMeetsTheWriteDeadline(t *testing.T) {
 			}
 		}
 	})
-	got := await(t, "end", ch)
+	got := await(t, "end", ask(a, 2, MethodTerms, make([]byte, 32<<20), patience))
 	close(stop)
 	wg.Wait()
+	await(t, "end of the first", first)
 	wantErr(t, got.err, kv.CodeOutcomeUnknown, kv.OutcomeUnknown)
 	eventually(t, "log", func() bool { return n.Log.has("no connection", "one write took") })
 }

@@ -355,13 +355,13 @@ func (w *wire) next(limit int, tally *int) (frameHeader, []byte, error) {
 	return h, payload, err
 }
 
-// check finds a peer that has gone silent: nothing read, or one write running,
-// for longer than dead.
+// check finds a peer that has gone silent: one write running, or nothing read, for
+// longer than dead. Where both hold, the write says more.
 func (w *wire) check(now int64, dead time.Duration) {
-	if silent := time.Duration(now - w.meter.last.Load()); silent > dead {
-		w.fail(fmt.Errorf("nothing heard for %v", silent.Round(time.Millisecond)))
-	}
 	if since := w.writeSince.Load(); since != 0 && time.Duration(now-since) > dead {
 		w.fail(fmt.Errorf("one write took %v", time.Duration(now-since).Round(time.Millisecond)))
+	}
+	if silent := time.Duration(now - w.meter.last.Load()); silent > dead {
+		w.fail(fmt.Errorf("nothing heard for %v", silent.Round(time.Millisecond)))
 	}
 }
