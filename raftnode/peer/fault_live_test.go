@@ -136,6 +136,42 @@ func TestIdleConnectionsStay(t *testing.T) {
 	}
 }
 
+// TestWhoStoodStillHeardNothing: what this process did not hear or write while it stood
+// still is not the peer's silence; what it did not before and after is.
+func TestWhoStoodStillHeardNothing(t *testing.T) {
+	const dead = time.Second
+	for _, c := range []struct {
+		silent, writing, stood time.Duration
+		why                    string
+	}{
+		{silent: 900 * time.Millisecond},
+		{silent: 10 * time.Second, stood: 9100 * time.Millisecond},
+		{silent: 10 * time.Second, stood: 8900 * time.Millisecond, why: "nothing heard for 1.1s"},
+		{silent: 10 * time.Second, why: "nothing heard for 10s"},
+		{writing: 10 * time.Second, stood: 9100 * time.Millisecond},
+		{writing: 10 * time.Second, stood: 8900 * time.Millisecond, why: "one write took 1.1s"},
+		{writing: 2 * time.Second, silent: 2 * time.Second, why: "one write took 2s"},
+		{stood: time.Hour},
+	} {
+		var n Loopback
+		here, there := net.Pipe()
+		w := n.TCP(t, 1).newWire(here)
+		now := int64(2 * time.Hour)
+		w.meter.last.Store(now - int64(c.silent))
+		if c.writing > 0 {
+			w.writeSince.Store(now - int64(c.writing))
+		}
+		w.check(now, c.stood, dead)
+		if got := fmt.Sprint(w.reason()); got != c.why && (c.why != "" || w.reason() != nil) {
+			t.Errorf("%+v: closed because of %s", c, got)
+		}
+		if w.meter.last.Load() > now {
+			t.Errorf("%+v: heard in the future", c)
+		}
+		_, _ = here.Close(), there.Close()
+	}
+}
+
 // TestResetRaisesTheAlarm: a connection that is torn down, as by a process that
 // is killed with bytes unread, fails its calls at once.
 func TestResetRaisesTheAlarm(t *testing.T) {

@@ -200,7 +200,7 @@ func (c *inConn) flushed() {
 
 // check gives up requests that their handler keeps for too long, and a peer
 // that has gone silent.
-func (c *inConn) check(now int64) {
+func (c *inConn) check(now int64, stood time.Duration) {
 	c.mu.Lock()
 	for r := c.head; r != nil; {
 		next := r.next
@@ -210,7 +210,7 @@ func (c *inConn) check(now int64) {
 		r = next
 	}
 	c.mu.Unlock()
-	c.wire.check(now, c.tcp.opts.Timing.Dead)
+	c.wire.check(now, stood, c.tcp.opts.Timing.Dead)
 	c.review(now)
 }
 

@@ -61,12 +61,13 @@ func (k *keeper) run() {
 			next = min(next, c.expire(now))
 		}
 		if now >= checkAt {
+			late := k.stood(now - checkAt)
 			for _, c := range outs {
-				c.check(now)
+				c.check(now, late)
 			}
 			ins = k.tcp.ins.all(ins[:0])
 			for _, c := range ins {
-				c.check(now)
+				c.check(now, late)
 			}
 			checkAt = now + int64(k.every)
 			next = min(next, checkAt)
@@ -84,6 +85,16 @@ func (k *keeper) run() {
 			k.rest()
 		}
 	}
+}
+
+// stood gives how long this process has not run, judged by how late the keeper is. Who
+// stands still hears nothing and writes nothing: to take that for the peer's silence would
+// end all connections whenever a machine wakes up.
+func (k *keeper) stood(late int64) time.Duration {
+	if d := time.Duration(late); d > k.tcp.opts.Timing.Dead/10 {
+		return d
+	}
+	return 0
 }
 
 // rest keeps a burst of new deadlines from waking the keeper for each.

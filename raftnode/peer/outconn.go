@@ -300,7 +300,7 @@ func (c *outConn) expire(now int64) int64 {
 var errLate = errors.New("no answer in time")
 
 // check pings, and gives up a peer that has gone silent.
-func (c *outConn) check(now int64) {
+func (c *outConn) check(now int64, stood time.Duration) {
 	t := &c.tcp.opts.Timing
 	c.mu.Lock()
 	w := c.wire
@@ -315,7 +315,7 @@ func (c *outConn) check(now int64) {
 	if due {
 		_ = w.enqueue(frameHeader{kind: kindPing, id: uint64(now)}, nil, math.MaxInt)
 	}
-	w.check(now, t.Dead)
+	w.check(now, stood, t.Dead)
 	c.review(now, w)
 }
 

@@ -356,12 +356,23 @@ func (w *wire) next(limit int, tally *int) (frameHeader, []byte, error) {
 }
 
 // check finds a peer that has gone silent: one write running, or nothing read, for
-// longer than dead. Where both hold, the write says more.
-func (w *wire) check(now int64, dead time.Duration) {
+// longer than dead, not counting how long this process has just stood still. Where both
+// hold, the write says more.
+func (w *wire) check(now int64, stood, dead time.Duration) {
+	excuse(&w.writeSince, now, stood)
+	excuse(&w.meter.last, now, stood)
 	if since := w.writeSince.Load(); since != 0 && time.Duration(now-since) > dead {
 		w.fail(fmt.Errorf("one write took %v", time.Duration(now-since).Round(time.Millisecond)))
 	}
 	if silent := time.Duration(now - w.meter.last.Load()); silent > dead {
 		w.fail(fmt.Errorf("nothing heard for %v", silent.Round(time.Millisecond)))
+	}
+}
+
+// excuse moves a clock reading up by the time that does not count, unless somebody has
+// just replaced it, which is newer than both.
+func excuse(reading *atomic.Int64, now int64, stood time.Duration) {
+	if at := reading.Load(); at != 0 && stood > 0 {
+		reading.CompareAndSwap(at, min(now, at+int64(stood)))
 	}
 }
