@@ -180,7 +180,12 @@ func (c *Client) unanswered(ctx context.Context, st *call, ep *endpoint, err err
 	} else {
 		st.refused = 0
 	}
-	st.failed(ep, e)
+	if te.unsent && st.lastError != nil && !now.Before(st.deadline) {
+		// Cut off by the call's end before it was sent: what came before says more.
+		st.lastError.Cause = e.Cause
+	} else {
+		st.failed(ep, e)
+	}
 	if st.attempts >= st.attemptsMax || ctx.Err() != nil || !e.Retryable {
 		return false
 	}

@@ -61,7 +61,13 @@ func (t *netTransport) roundTrip(ctx context.Context, ep *endpoint, req *request
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
 	answer, err := t.rt.RoundTrip(t.build(ctx, ep, req, at.server))
 	if err != nil {
-		return response{}, &transportError{err: plain(err), unsent: neverSent(err) && !connected.Load()}
+		unsent := !connected.Load() && (neverSent(err) || t.own != nil && ctx.Err() != nil)
+		if unsent && !neverSent(err) {
+			err = fmt.Errorf("cannot connect: %w", err) // the context ended first
+		} else {
+			err = plain(err)
+		}
+		return response{}, &transportError{err: err, unsent: unsent}
 	}
 	defer answer.Body.Close()
 	resp := responseFrom(answer)
@@ -193,10 +199,10 @@ func neverSent(err error) bool {
 func plain(err error) error {
 	var op *net.OpError
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)
 	case errors.As(err, &op) && op.Op == "dial":
 		return fmt.Errorf("cannot connect: %w", op.Err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no answer in time: %w", context.DeadlineExceeded)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("the connection was closed before the answer: %w", err)
 	}

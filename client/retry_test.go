@@ -432,3 +432,42 @@ func TestConfigIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// dialHangs cannot connect before its time ends.
+func dialHangs(r *http.Request) (*http.Response, error) {
+	<-r.Context().Done()
+	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: r.Context().Err()}
+}
+
+// TestCutOffBeforeItWasSent: an attempt that the call's end cuts off before it was sent
+// does not hide what came before.
+func TestCutOffBeforeItWasSent(t *testing.T) {
+	for _, first := range []struct {
+		step step
+		code kv.Code
+		says string
+	}{
+		{unreachable, kv.CodeUnavailable, "connection refused"},
+		{refuse(503, kv.CodeUnavailable, kv.OutcomeNotApplied), kv.CodeUnavailable, "d"},
+		{dialHangs, kv.CodeUnavailable, "cannot connect: context deadline exceeded"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c, s := scripted(t, 1, func(c *Config) { c.Timeout, c.Retry.AttemptTimeout = time.Second, time.Second }, first.step, dialHangs)
+			_, e := put(t, c)
+			if e == nil || e.Code != first.code || e.Outcome != kv.OutcomeNotApplied || !strings.Contains(e.Detail, first.says) || !errors.Is(e, context.DeadlineExceeded) && len(s.seen) > 1 {
+				t.Errorf("%v after %d attempts, want %s", e, len(s.seen), first.says)
+			}
+		})
+	}
+}
+
+// TestNoTimeToConnect: what never had a connection was not sent.
+func TestNoTimeToConnect(t *testing.T) {
+	tr := newNetTransport(Config{})
+	defer tr.closeIdle()
+	_, err := tr.roundTrip(t.Context(), newEndpoint("http", "127.0.0.1:1"), &request{method: http.MethodPut, target: "/v1/kv/k"}, schedule{deadline: time.Now()})
+	var te *transportError
+	if !errors.As(err, &te) || !te.unsent || !errors.Is(err, context.DeadlineExceeded) || te.Error() != "cannot connect: context deadline exceeded" {
+		t.Errorf("%v", err)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/quorate-db/quorate/internal/audit"
@@ -196,15 +197,17 @@ func TestTrailRefusesPeers(t *testing.T) {
 
 // TestTrailDoesNotWaitForEver: a node that says nothing is a gap in the page.
 func TestTrailDoesNotWaitForEver(t *testing.T) {
-	net := newTrails(t, 3)
-	net.record(1, "x")
-	net.all[1].mesh = silentMesh{}
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	page, err := net.all[1].Audit(ctx, kv.AuditQuery{Limit: 1})
-	if err != nil || len(page.Entries) != 1 || len(page.Missing) != 2 || ctx.Err() != nil {
-		t.Errorf("%+v, %v, %v", page, err, ctx.Err())
-	}
+	synctest.Test(t, func(t *testing.T) {
+		net := newTrails(t, 3)
+		net.record(1, "x")
+		net.all[1].mesh = silentMesh{}
+		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		defer cancel()
+		page, err := net.all[1].Audit(ctx, kv.AuditQuery{Limit: 1})
+		if err != nil || len(page.Entries) != 1 || len(page.Missing) != 2 || ctx.Err() != nil {
+			t.Errorf("%+v, %v, %v", page, err, ctx.Err())
+		}
+	})
 }
 
 // silentMesh answers at the deadline, as meshes do.
