@@ -183,10 +183,10 @@ func terms(t *testing.T, c *proc.Cluster) map[string]string {
 func TestSecretRotation(t *testing.T) {
 	old, begin := pki.NewSecret(), time.Now()
 	c := startWithSecret(t, old)
+	machine := proc.WatchMachine(t)
 	c.WaitSettled(t)
 	before := terms(t, c.Cluster)
 	t.Logf("ready and settled after %s", time.Since(begin).Round(time.Millisecond))
-	machine := proc.WatchMachine(t)
 	load := startImpatient(t, c.Cluster)
 	for round := range scaled(t, 2) {
 		next := pki.NewSecret()
@@ -201,7 +201,7 @@ func TestSecretRotation(t *testing.T) {
 		old = next
 	}
 	calls := load.end(t)
-	stall, after := machine.LongestStall(), terms(t, c.Cluster)
+	stall, after := machine.LongestStall(begin), terms(t, c.Cluster)
 	for shard, was := range before {
 		switch now := after[shard]; {
 		case now == was:

@@ -18,8 +18,14 @@ type Machine struct {
 
 	mu    sync.Mutex
 	since time.Time // the running write's beginning
-	worst time.Duration
+	waits []wait    // those that were worth remembering, at most waitsMax
 	total time.Duration
+}
+
+// wait is how much longer than it should a write took.
+type wait struct {
+	end  time.Time
+	late time.Duration
 }
 
 const (
@@ -27,6 +33,7 @@ const (
 	// StallMax is from when on the machine is at fault: a sixth of what a follower waits
 	// for its leader, because a heartbeat and its answer are several such waits.
 	StallMax = 150 * time.Millisecond
+	waitsMax = 10_000
 )
 
 // WatchMachine watches until Stop, at the latest until the test ends.
@@ -55,7 +62,8 @@ func WatchMachine(t testing.TB) *Machine {
 			if late > StallMax {
 				m.total += late
 			}
-			m.worst, m.since = max(m.worst, late), now
+			m.noteLocked(wait{now, late})
+			m.since = now
 			m.mu.Unlock()
 		}
 	})
@@ -79,11 +87,26 @@ func (m *Machine) Stalled() time.Duration {
 	return m.total
 }
 
-// LongestStall gives the longest wait since it was called last, a running one too.
-func (m *Machine) LongestStall() time.Duration {
+// noteLocked forgets what was shorter and before: it is the longest of no time.
+func (m *Machine) noteLocked(w wait) {
+	for len(m.waits) > 0 && m.waits[len(m.waits)-1].late <= w.late {
+		m.waits = m.waits[:len(m.waits)-1]
+	}
+	if len(m.waits) == waitsMax {
+		m.waits = m.waits[1:]
+	}
+	m.waits = append(m.waits, w)
+}
+
+// LongestStall gives the longest wait that ended after a moment, or runs.
+func (m *Machine) LongestStall(after time.Time) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	worst := max(m.worst, time.Since(m.since)-machineEvery)
-	m.worst = 0
+	worst := time.Since(m.since) - machineEvery
+	for _, w := range m.waits {
+		if w.end.After(after) {
+			worst = max(worst, w.late)
+		}
+	}
 	return worst
 }
