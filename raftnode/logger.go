@@ -93,9 +93,21 @@ func slogLevel(level hclog.Level) slog.Level {
 	}
 }
 
+// taken are the keys of a line that the library uses for something else: a candidate is
+// "from" a node, a peer was not heard of for some "time". A key that is there twice is
+// read in as many ways as there are readers.
+var taken = map[string]bool{
+	slog.TimeKey: true, slog.LevelKey: true, slog.MessageKey: true, slog.SourceKey: true,
+	"name": true, "node": true, "shard": true, "from": true, "suppressed": true,
+}
+
 func appendArgs(attrs []slog.Attr, args []any) []slog.Attr {
 	for len(args) >= 2 {
-		attrs = append(attrs, slog.String(fmt.Sprint(args[0]), format(args[1])))
+		key := fmt.Sprint(args[0])
+		if taken[key] {
+			key = "raft-" + key
+		}
+		attrs = append(attrs, slog.String(key, format(args[1])))
 		args = args[2:]
 	}
 	if len(args) == 1 {

@@ -1,5 +1,5 @@
 # Repeats of the output of steps what says why one failed: of each failed test its
-# last lines and its result, panics and data races, and what could not be built. It is
+# last lines but the nodes' logs and its result, panics and data races, and what could not be built. It is
 # for the end of the whole output, which is what one sees first, and where programs that
 # shorten it do not cut.
 function flush_tail(   i) {
@@ -13,4 +13,5 @@ FNR == 1 { kept = 0 }
 /^(panic: |fatal error: |WARNING: DATA RACE)/ { trace = 25 }
 /\[(build|setup) failed\]|^[^ ]+\.go:[0-9]+:[0-9]+: / { print; next }
 trace > 0 { print; trace--; next }
+/^ +(time=|\{"time":)/ { next } # of a node, not of the test
 /^    / { tail[++kept] = $0; next }

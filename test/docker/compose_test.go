@@ -45,6 +45,7 @@ func TestCompose(t *testing.T) {
 	}
 	l.Stop()
 	t.Run("restart", func(t *testing.T) { testRestart(t, c) })
+	t.Run("logs of all that", func(t *testing.T) { testLogs(t, c) })
 	l.Finish(t)
 	for _, err := range l.Failures() {
 		t.Errorf("an answer that no client should get: %v", err)
