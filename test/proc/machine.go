@@ -110,3 +110,19 @@ func (m *Machine) LongestStall(after time.Time) time.Duration {
 	}
 	return worst
 }
+
+// steadyTries bounds how often Steady tries: a machine that stands still each time is
+// of no use.
+const steadyTries = 10
+
+// Steady tries again what failed while the machine stood still. try is told how often
+// it was tried before.
+func (m *Machine) Steady(try func(before int) error) error {
+	for n := 0; ; n++ {
+		begin := time.Now()
+		err := try(n)
+		if err == nil || n+1 == steadyTries || m.LongestStall(begin) < StallMax {
+			return err
+		}
+	}
+}

@@ -146,11 +146,16 @@ func Await(ctx context.Context, limit time.Duration, check func(ctx context.Cont
 	defer cancel()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
+	var before error
 	for {
 		err := check(ctx)
-		if err == nil {
+		switch {
+		case err == nil:
 			return nil
+		case ctx.Err() != nil && before != nil:
+			return fmt.Errorf("%w; before: %w", err, before) // the last try was cut off
 		}
+		before = err
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
