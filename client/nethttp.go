@@ -61,13 +61,10 @@ func (t *netTransport) roundTrip(ctx context.Context, ep *endpoint, req *request
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
 	answer, err := t.rt.RoundTrip(t.build(ctx, ep, req, at.server))
 	if err != nil {
-		unsent := !connected.Load() && (neverSent(err) || t.own != nil && ctx.Err() != nil)
-		if unsent && !neverSent(err) {
-			err = fmt.Errorf("cannot connect: %w", err) // the context ended first
-		} else {
-			err = plain(err)
+		if t.own != nil && ctx.Err() != nil && !neverSent(err) && !connected.Load() {
+			err = &net.OpError{Op: "dial", Net: "tcp", Err: ctx.Err()} // net/http gave up waiting for it
 		}
-		return response{}, &transportError{err: err, unsent: unsent}
+		return response{}, &transportError{err: plain(err), unsent: neverSent(err) && !connected.Load()}
 	}
 	defer answer.Body.Close()
 	resp := responseFrom(answer)

@@ -29,11 +29,11 @@ func (c *cluster) ask(method uint16, req []byte) ([]byte, error) {
 	return resp, err
 }
 
-func encoded(t *testing.T, m proto.Message) []byte {
-	t.Helper()
+func encoded(tb testing.TB, m proto.Message) []byte {
+	tb.Helper()
 	out, err := proto.Marshal(m)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return out
 }

@@ -1,6 +1,6 @@
 # Repeats of the output of steps what says why one failed: of each failed test its
-# last lines but the nodes' logs and its result, panics and data races, and what could not be built. It is
-# for the end of the whole output, which is what one sees first, and where programs that
+# last lines, but for the nodes' logs, and its result, panics and data races, and what
+# could not be built. It is for the end of the whole output, which is what one sees first, and where programs that
 # shorten it do not cut.
 function flush_tail(   i) {
   for (i = (kept > 12 ? kept - 11 : 1); i <= kept; i++) print tail[i]

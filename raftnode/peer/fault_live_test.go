@@ -170,6 +170,14 @@ func TestWhoStoodStillHeardNothing(t *testing.T) {
 		}
 		_, _ = here.Close(), there.Close()
 	}
+	// How late the keeper is tells of it, but for what a busy machine does.
+	var n Loopback
+	k := keeper{tcp: n.TCP(t, 1, func(o *Options) { o.Timing.Dead = dead })}
+	for late, want := range map[time.Duration]time.Duration{0: 0, dead / 10: 0, dead / 5: dead / 5, time.Hour: time.Hour} {
+		if got := k.stood(int64(late)); got != want {
+			t.Errorf("%s late: stood for %s, want %s", late, got, want)
+		}
+	}
 }
 
 // TestResetRaisesTheAlarm: a connection that is torn down, as by a process that

@@ -61,13 +61,13 @@ func (k *keeper) run() {
 			next = min(next, c.expire(now))
 		}
 		if now >= checkAt {
-			late := k.stood(now - checkAt)
+			stood := k.stood(now - checkAt)
 			for _, c := range outs {
-				c.check(now, late)
+				c.check(now, stood)
 			}
 			ins = k.tcp.ins.all(ins[:0])
 			for _, c := range ins {
-				c.check(now, late)
+				c.check(now, stood)
 			}
 			checkAt = now + int64(k.every)
 			next = min(next, checkAt)

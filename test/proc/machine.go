@@ -87,7 +87,8 @@ func (m *Machine) Stalled() time.Duration {
 	return m.total
 }
 
-// noteLocked forgets what was shorter and before: it is the longest of no time.
+// noteLocked forgets the shorter ones before: since LongestStall looks at all after a
+// moment, they are never its answer.
 func (m *Machine) noteLocked(w wait) {
 	for len(m.waits) > 0 && m.waits[len(m.waits)-1].late <= w.late {
 		m.waits = m.waits[:len(m.waits)-1]
